@@ -1,0 +1,228 @@
+"""What plugin authors import: the contracts, as protocols and small dataclasses.
+
+Shape letters, the same everywhere: B batch, T frames, C channels, H height, W width, K classes,
+D features, V views. Importing this module imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ecstfl_cli.errors import EcstflError
+from ecstfl_cli.labels import LabelMap
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = [
+    "Backbone",
+    "Batch",
+    "DatasetPlugin",
+    "EcstflError",
+    "Exporter",
+    "FrameSampling",
+    "InputSpec",
+    "LabelMap",
+    "LossContext",
+    "Modality",
+    "ModelSpec",
+    "PathRow",
+    "PreparedDataset",
+]
+
+Modality = Literal["img", "video"]
+
+
+@dataclass(frozen=True)
+class FrameSampling:
+    """Which frames of a clip are read.
+
+    `segments`: from each of `segments` offsets, `duration` consecutive frames (the reference release: 8 x 2).
+    `uniform`: `frames` frames spread evenly over the clip.
+    """
+
+    scheme: Literal["segments", "uniform"] = "segments"
+    segments: int = 8
+    duration: int = 2
+    frames: int = 16
+
+    @property
+    def num_frames(self) -> int:
+        """T, the frames that one view of a clip has."""
+        return self.segments * self.duration if self.scheme == "segments" else self.frames
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model expects to see; stored with its weights and used by `infer` and `export`.
+
+    `size` is H = W in pixels. `resize`: `stretch` ignores the aspect (as the reference does), `crop` keeps it and
+    takes the centre, `pad` keeps it and adds black. `mean` and `std` are per RGB channel on values in [0, 1].
+    `face_crop` says how the faces were cropped before they reached the path file; `as_given` is no crop of ours.
+    """
+
+    modality: Modality = "video"
+    size: int = 112
+    sampling: FrameSampling = field(default_factory=FrameSampling)
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    face_crop: str = "as_given"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON; `from_dict` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
+        """An InputSpec from `to_dict`'s result; missing keys take their defaults."""
+        plain = dict(values)
+        if "sampling" in plain:
+            plain["sampling"] = FrameSampling(**plain["sampling"])
+        for key in ("mean", "std"):
+            if key in plain:
+                plain[key] = tuple(plain[key])
+        return cls(**plain)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that is needed to build a network without its weights.
+
+    `backbone` is a registry name (`torchvision/r3d_18`); `temporal_head` (`mean`, `lstm`, `gru`, `transformer`)
+    lets an image backbone serve clips. `args` and `temporal_args` are keyword arguments of the two.
+    """
+
+    backbone: str
+    num_classes: int
+    args: Mapping[str, Any] = field(default_factory=dict)
+    temporal_head: str | None = None
+    temporal_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON; `ModelSpec(**values)` is its inverse."""
+        return {
+            "backbone": self.backbone,
+            "num_classes": self.num_classes,
+            "args": dict(self.args),
+            "temporal_head": self.temporal_head,
+            "temporal_args": dict(self.temporal_args),
+        }
+
+
+@dataclass
+class Batch:
+    """One collated batch. `frames` is uint8 RGB, (B, T, H, W, 3) for clips or (B, H, W, 3) for stills.
+
+    `target` is (B,) int64, -1 where the label is unknown. `clip_ids` names the samples as their path file does.
+    """
+
+    frames: Tensor
+    target: Tensor
+    clip_ids: list[str]
+
+
+class Backbone(Protocol):
+    """A network split at its classifier; an nn.Module whose forward is head(features(x)).
+
+    A factory in the group `ecstfl.backbones` is called as `factory(num_classes, **args)`; one whose entry-point
+    name ends in `/` serves a family and is called as `factory(name, num_classes, **args)`.
+    x is float, (B, C, T, H, W) where `modality` is `video`, (B, C, H, W) where it is `img`.
+    """
+
+    modality: Modality
+    num_features: int
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Features (B, D), what the classifier and the feature losses see."""
+        ...
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits (B, K) of features (B, D)."""
+        ...
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a fresh one with K = `num_classes`."""
+        ...
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What a loss may need to know of the run: K, D and the samples of each class in the training list."""
+
+    num_classes: int
+    num_features: int
+    class_counts: Sequence[int] = ()
+
+
+class Loss(Protocol):
+    """A module called as `loss(logits, features, target, batch)` that returns a scalar.
+
+    logits (B, K), features (B, D), target (B,). A factory in the group `ecstfl.losses` is called as
+    `factory(context, **args)` with a LossContext. `pairwise` losses compare samples of a batch with each other.
+    """
+
+    pairwise: bool
+
+    def __call__(self, logits: Tensor, features: Tensor, target: Tensor, batch: Batch) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class PathRow:
+    """One sample of a path file: an image, or a folder of frames with its frame count.
+
+    `label` is an index into the file's label map, None where unknown. `subject` is kept where a release names it.
+    """
+
+    path: str
+    label: int | None = None
+    n_frames: int | None = None
+    subject: str | None = None
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """What a data set plugin hands to `ecstfl prepare`, which writes the path files and the manifest.
+
+    `splits` maps `train`, `val`, `test` (or `fold1_train` …) to rows. `label_map` is a registered name, or None where
+    the release holds bare indices and does not say whose.
+    """
+
+    name: str
+    modality: Modality
+    splits: Mapping[str, Sequence[PathRow]]
+    label_map: str | None
+    source: str = ""
+
+
+class DatasetPlugin(Protocol):
+    """One data set release, in the group `ecstfl.datasets`; the entry point is an instance or a class without arguments."""
+
+    def recognise(self, root: Path) -> bool:
+        """Whether `root` has this release's layout. Looks, reads no images, writes nothing."""
+        ...
+
+    def prepare(self, root: Path) -> PreparedDataset:
+        """Read the release's splits. Raises EcstflError where the layout is not as published."""
+        ...
+
+
+class Exporter(Protocol):
+    """Writes a trained model for another runtime, in the group `ecstfl.exporters`.
+
+    `graph` maps uint8 frames, (B, T, H, W, 3) or (B, H, W, 3), to (logits, probs): preprocessing is inside.
+    `example` is such a batch. `metadata` are strings to store with the model. `suffix` is the file's ending.
+    """
+
+    suffix: str
+
+    def export(self, graph: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write the model to `path`."""
+        ...
+
+    def run(self, path: Path, frames: Any) -> Any:
+        """Logits (B, K) of uint8 frames (a numpy array) by the other runtime, for the comparison with PyTorch."""
+        ...

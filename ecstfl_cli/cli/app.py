@@ -1,0 +1,57 @@
+"""The command `ecstfl`: one file per sub-command beside this one."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ecstfl_cli import __version__
+from ecstfl_cli.cli import checkpoints, demo, export, finetune, infer, plugins, prepare, recipes
+from ecstfl_cli.cli.console import err
+from ecstfl_cli.errors import EcstflError
+
+app = typer.Typer(
+    name="ecstfl",
+    help="Facial expression recognition in stills and video: prepare, finetune, infer, export.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # The reference release writes --list_file_train; either spelling works.
+    context_settings={"token_normalize_func": lambda token: token.replace("_", "-"), "help_option_names": ["-h", "--help"]},
+)
+prepare.register(app)
+finetune.register(app)
+infer.register(app)
+export.register(app)
+recipes.register(app)
+checkpoints.register(app)
+plugins.register(app)
+demo.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ecstfl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version.")) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; an EcstflError is one message on stderr and exit code 1."""
+    try:
+        app()
+    except EcstflError as error:
+        err.print(f"[bold red]error:[/] {_escaped(error.message)}")
+        if error.hint:
+            err.print(_escaped(error.hint))
+        sys.exit(1)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
