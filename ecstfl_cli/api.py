@@ -124,6 +124,16 @@ class Batch:
     target: Tensor
     clip_ids: list[str]
 
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory; what a DataLoader calls."""
+        return Batch(self.frames.pin_memory(), self.target.pin_memory(), self.clip_ids)
+
+    def to(self, device: Any) -> Batch:
+        """The batch on a device, copied without waiting where memory is pinned."""
+        return Batch(
+            self.frames.to(device, non_blocking=True), self.target.to(device, non_blocking=True), self.clip_ids
+        )
+
 
 class Backbone(Protocol):
     """A network split at its classifier; an nn.Module whose forward is head(features(x)).

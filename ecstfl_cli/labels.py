@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -19,6 +20,7 @@ SYNONYMS: dict[str, str] = {
     "afraid": "fear",
     "contemptuous": "contempt",
 }
+INDEX = re.compile(r"[+-]?[0-9]+")
 
 
 def canonical(name: str) -> str:
@@ -31,20 +33,28 @@ def canonical(name: str) -> str:
 class LabelMap:
     """A named, ordered list of classes; index k of a path file or a logit means `names[k]`.
 
-    `synonyms` adds spellings that only this map accepts, e.g. `{"calm": "neutral"}`.
+    `synonyms` adds spellings that only this map accepts, e.g. `{"calm": "neutral"}`. Raises LabelMapError for no
+    classes, one class named twice (`happy`, `Happiness`), a name that reads as an index, a synonym of no class.
     """
 
     name: str
     names: tuple[str, ...]
-    synonyms: Mapping[str, str] = field(default_factory=dict)
+    synonyms: Mapping[str, str] = field(default_factory=dict, hash=False)
     source: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(canonical(n) for n in self.names))
-        if len(set(self.names)) != len(self.names):
-            raise LabelMapError(f"label map {self.name!r} names a class twice: {', '.join(self.names)}")
+        extra = {spelling.strip().lower(): canonical(n) for spelling, n in self.synonyms.items()}
+        object.__setattr__(self, "synonyms", extra)
+        where = f"label map {self.name!r}"
         if not self.names:
-            raise LabelMapError(f"label map {self.name!r} has no classes")
+            raise LabelMapError(f"{where} has no classes")
+        if len(set(self.names)) != len(self.names):
+            raise LabelMapError(f"{where} names a class twice: {', '.join(self.names)}")
+        if unfit := [n for n in self.names if not n or INDEX.fullmatch(n)]:
+            raise LabelMapError(f"{where} has class names that are empty or read as indices: {unfit}")
+        if strays := sorted(set(extra.values()) - set(self.names)):
+            raise LabelMapError(f"{where} has synonyms of classes it lacks: {', '.join(strays)}", self.describe())
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,18 +65,22 @@ class LabelMap:
 
     def index(self, name: str) -> int:
         """Index of a class name or synonym. Raises LabelMapError for a name outside the map."""
-        folded = canonical(self.synonyms.get(name.strip().lower(), name))
-        if folded not in self.names:
+        found = self._find(name)
+        if found is None:
             raise LabelMapError(
                 f"{name!r} is not a class of label map {self.name!r}",
-                f"{suggest(folded, self.names)}Its classes: {self.describe()}",
+                f"{suggest(canonical(name), self.names)}Its classes: {self.describe()}",
             )
-        return self.names.index(folded)
+        return found
+
+    def _find(self, name: str) -> int | None:
+        folded = self.synonyms.get(name.strip().lower(), canonical(name))
+        return self.names.index(folded) if folded in self.names else None
 
     def parse(self, text: str) -> int:
         """Index for a label as written in a path file: an index (`3`) or a class name (`angry`)."""
         text = text.strip()
-        if text.lstrip("+-").isdigit():
+        if INDEX.fullmatch(text):
             index = int(text)
             if not 0 <= index < len(self.names):
                 raise LabelMapError(
@@ -86,25 +100,32 @@ def side_by_side(left: LabelMap, right: LabelMap) -> str:
 
 
 def remap(source: LabelMap, target: LabelMap) -> list[int]:
-    """For each index of `source` the index of the same class in `target`.
+    """For each index of `source` the index of the same class in `target`, by name or by a synonym of `target`.
 
     Raises LabelMapError, with both lists side by side, where a class of `source` has no counterpart.
     """
-    missing = [n for n in source.names if n not in target.names]
+    found = [target._find(n) for n in source.names]
+    missing = [n for n, index in zip(source.names, found, strict=True) if index is None]
     if missing:
         raise LabelMapError(
             f"label map {source.name!r} has classes that {target.name!r} lacks: {', '.join(missing)}\n"
             + side_by_side(source, target),
             "Choose a label map that holds every class of the data.",
         )
-    return [target.names.index(n) for n in source.names]
+    return [index for index in found if index is not None]
 
 
 def label_map_from(value: str | Sequence[str]) -> LabelMap:
-    """A label map from the registry by name, or an unnamed one from a list of class names."""
-    if isinstance(value, str):
-        from ecstfl_cli import registry
+    """A label map from the registry by name, or one named `custom` from a list of class names."""
+    if not isinstance(value, str):
+        return LabelMap("custom", tuple(value))
+    from ecstfl_cli import registry
 
-        found = registry.load("label_maps", value)
-        return found if isinstance(found, LabelMap) else found()
-    return LabelMap("custom", tuple(value))
+    found = registry.load("label_maps", value)
+    if not isinstance(found, LabelMap):
+        owner = registry.find("label_maps", value).owner
+        raise LabelMapError(
+            f"label map {value!r} of {owner} is not an api.LabelMap ({type(found).__name__})",
+            "`ecstfl plugins --group label_maps --check` shows which label maps can be used.",
+        )
+    return found

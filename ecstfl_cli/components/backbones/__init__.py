@@ -1,0 +1,52 @@
+"""Networks: backbones split at their classifier, and temporal heads that let image backbones serve clips."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ecstfl_cli import registry
+from ecstfl_cli.api import Modality, ModelSpec
+from ecstfl_cli.errors import EcstflError, RegistryError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build_model(spec: ModelSpec, modality: Modality) -> Any:
+    """The network of a ModelSpec for stills (`img`) or clips (`video`), with fresh weights.
+
+    Raises RegistryError where the backbone is unknown, refuses its arguments, or does not fit the modality.
+    """
+    backbone = _construct(spec)
+    if spec.temporal_head:
+        from ecstfl_cli.components.backbones.temporal import TemporalModel
+
+        if backbone.modality != "img":
+            raise RegistryError(
+                f"backbone {spec.backbone!r} sees whole clips; a temporal head is for image backbones",
+                "Leave model.temporal_head out.",
+            )
+        return TemporalModel(backbone, spec.num_classes, spec.temporal_head, **spec.temporal_args)
+    if backbone.modality != modality:
+        raise RegistryError(
+            f"backbone {spec.backbone!r} takes {_INPUT[backbone.modality]}, the input is {_INPUT[modality]}",
+            "Set model.temporal_head to mean, lstm, gru or transformer to use an image backbone on clips."
+            if modality == "video"
+            else "Choose an image backbone, e.g. torchvision/resnet18 or timm/convnext_tiny.",
+        )
+    return backbone
+
+
+_INPUT = {"img": "stills", "video": "clips"}
+
+
+def _construct(spec: ModelSpec) -> nn.Module:
+    factory = registry.load("backbones", spec.backbone)
+    try:
+        return factory(spec.num_classes, **spec.args)
+    except EcstflError:
+        raise
+    except TypeError as error:
+        raise RegistryError(
+            f"backbone {spec.backbone!r} does not take its arguments {dict(spec.args)}: {error}", "See model.args."
+        ) from error

@@ -1,0 +1,44 @@
+"""The objective: a weighted sum of losses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ecstfl_cli import registry
+from ecstfl_cli.api import Batch, LossContext
+from ecstfl_cli.errors import RecipeError
+from ecstfl_cli.recipe import LossSection
+
+
+class Objective(nn.Module):
+    """Weighted sum of the recipe's losses; a term of weight 0 is left out, so that gamma = 0 is plain cross-entropy."""
+
+    def __init__(self, losses: Mapping[str, LossSection], context: LossContext) -> None:
+        super().__init__()
+        self.weights = {name: term.weight for name, term in losses.items() if term.weight > 0}
+        self.names = {name: name.replace(":", "_").replace(".", "_") for name in self.weights}
+        self.terms = nn.ModuleDict(
+            {self.names[name]: _build(name, losses[name].args, context) for name in self.weights}
+        )
+
+    def forward(
+        self, logits: Tensor, features: Tensor, target: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and the value of each term before its weight (detached)."""
+        values = {name: self.terms[self.names[name]](logits, features, target, batch) for name in self.weights}
+        total = sum(self.weights[name] * value for name, value in values.items())
+        assert isinstance(total, Tensor)
+        return total, {name: value.detach() for name, value in values.items()}
+
+
+def _build(name: str, args: Mapping[str, Any], context: LossContext) -> Any:
+    factory = registry.load("losses", name)
+    try:
+        inspect.signature(factory).bind(context, **args)
+    except TypeError as error:
+        raise RecipeError(f"losses.{name}.args: {error}", f"Its arguments: {inspect.signature(factory)}") from error
+    return factory(context, **args)

@@ -1,0 +1,108 @@
+"""Device, precision, seed and environment of a workflow."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ecstfl_cli import __version__
+from ecstfl_cli.errors import DeviceError
+
+DEVICES = ("auto", "cpu", "gpu", "cuda", "mps")
+LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "safetensors")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of `auto`, `cpu`, `gpu`, `cuda` or `mps`. Raises DeviceError where the machine has none."""
+    kind = name.partition(":")[0]
+    if kind not in DEVICES:
+        raise DeviceError(f"unknown device {name!r}", f"Allowed: {', '.join(DEVICES)}")
+    has_mps = torch.backends.mps.is_available()
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+        return torch.device(kind)
+    if kind in ("gpu", "cuda"):
+        if torch.cuda.is_available():
+            return torch.device(name if kind == "cuda" else "cuda")
+        if kind == "gpu" and has_mps:
+            return torch.device("mps")
+        raise DeviceError(
+            f"device {name!r} was asked for, but torch {torch.__version__} sees no GPU",
+            "Use --device cpu, or install a torch build for your GPU.",
+        )
+    if kind == "mps" and not has_mps:
+        raise DeviceError("device 'mps' was asked for, but torch sees no Apple GPU", "Use --device cpu.")
+    return torch.device(name)
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`fp32`, `bf16` or `fp16` for `auto`: half precision only where the machine runs it fast.
+
+    Raises DeviceError for fp16 on a CPU, which has no loss scaling to speak of.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+        return "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise DeviceError("precision fp16 needs a GPU", "Use --precision fp32, or bf16 where the CPU has it.")
+    return name
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch; data order and augmentation have generators of their own."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def use_channels_last(network: nn.Module) -> None:
+    """Lay convolution weights out channels-last, in place: the same results, faster convolutions."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in network.parameters():
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of ecstfl, Python and the libraries that results depend on."""
+    found = {"ecstfl": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a run was made with: versions, machine, device, command line and git state of the working folder."""
+    return {
+        "versions": library_versions(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "command": sys.argv,
+        "folder": str(Path.cwd()),
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed_files": git("status", "--porcelain").splitlines()}
+    except (OSError, subprocess.SubprocessError):
+        return None

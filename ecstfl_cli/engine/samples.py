@@ -1,0 +1,233 @@
+"""Path files to samples: labels joined by name, and every sample checked on disk before anything is trained."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import random
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from ecstfl_cli import pathfile
+from ecstfl_cli.api import Modality
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.errors import DataError
+from ecstfl_cli.labels import LabelMap, remap
+from ecstfl_cli.media.frames import frame_names, image_problem
+from ecstfl_cli.pathfile import PathFile, Problem, Row
+
+KIND = {"img": "images", "video": "clips"}
+_THREADS = 8
+# Rows that one thread checks at a time: small enough for a live rate, large enough to keep the hand-over cheap.
+_CHUNK = {"img": 256, "video": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample: an image file or a folder of `n_frames` frames. `label` is an index of the model's map, -1 unknown.
+
+    `clip_id` is the path as its path file writes it.
+    """
+
+    source: Path
+    label: int
+    clip_id: str
+    n_frames: int | None = None
+
+
+class Found(NamedTuple):
+    """What is on disk under a row's path: frames of a clip, and what is wrong, if anything."""
+
+    n_frames: int | None
+    problem: str
+    missing: bool = False
+
+
+def load_samples(
+    files: Sequence[str | Path],
+    *,
+    modality: Modality,
+    root: Path | None,
+    label_map: LabelMap,
+    file_label_map: LabelMap | None = None,
+    require_labels: bool = True,
+    skip_bad: bool = False,
+    rejects: Path | None = None,
+    reporter: Reporter,
+) -> list[Sample]:
+    """Read path files and check every row on disk; labels are indices of `label_map`, the model's.
+
+    The files' own labels are those of `file_label_map`, joined by name, or of `label_map`. A frame count that differs
+    from the list's is a problem like a missing file. With `skip_bad` wrong rows are left out and wrong counts taken
+    from disk, both listed in `rejects` (columns file, line, path, problem). Raises DataError naming the first twenty
+    problems and their number, or where no row is left; LabelMapError where the maps cannot be joined.
+    """
+    own_map = file_label_map or label_map
+    to_model = remap(own_map, label_map)
+    lists = [_scan(file, modality, root, own_map, require_labels) for file in files]
+    found = _check(dict.fromkeys(row.location for file in lists for row in file.rows), modality, reporter)
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    for file in lists:
+        wrong = list(file.problems)
+        for row in file.rows:
+            disk = found[row.location]
+            if disk.problem:
+                wrong.append(_disk_problem(file.path, row, disk))
+                continue
+            if row.n_frames not in (None, disk.n_frames):
+                wrong.append(_count_problem(file.path, row, disk, skip_bad))
+            label = -1 if row.label is None else to_model[row.label]
+            samples.append(Sample(row.source, label, row.path_as_written, disk.n_frames))
+        problems += sorted(wrong, key=lambda problem: problem.line)
+    total = sum(len(file.rows) + len(file.problems) for file in lists)
+    if problems:
+        _settle(problems, total, len(samples), skip_bad, rejects, reporter)
+    return samples
+
+
+def _scan(
+    path: str | Path, modality: Modality, root: Path | None, label_map: LabelMap, require_labels: bool
+) -> PathFile:
+    file = pathfile.scan(path, root=root, label_map=label_map, require_labels=require_labels)
+    if file.modality != modality:
+        raise DataError(
+            f"{path} lists {KIND[file.modality]}, but the model takes {KIND[modality]}",
+            f"Give a {pathfile.SUFFIXES[modality]} path file, or a model for {KIND[file.modality]} "
+            f"(--type {file.modality}).",
+        )
+    return file
+
+
+def _check(locations: Iterable[str], modality: Modality, reporter: Reporter) -> dict[str, Found]:
+    paths = list(locations)
+    look = _look_at_image if modality == "img" else _look_at_clip
+    size = _CHUNK[modality]
+    chunks = [paths[i : i + size] for i in range(0, len(paths), size)]
+    found: list[Found] = []
+    with (
+        ThreadPoolExecutor(_THREADS) as pool,
+        reporter.progress(f"checking {KIND[modality]}", len(paths), KIND[modality]) as advance,
+    ):
+        for results in pool.map(partial(_each, look), chunks):
+            found += results
+            advance(len(results))
+    return dict(zip(paths, found, strict=True))
+
+
+def _each(look: Callable[[str], Found], paths: Sequence[str]) -> list[Found]:
+    return [look(path) for path in paths]
+
+
+def _look_at_image(path: str) -> Found:
+    problem = image_problem(path)
+    return Found(None, problem, missing=bool(problem) and not os.path.exists(path))  # noqa: PTH110
+
+
+def _look_at_clip(folder: str) -> Found:
+    try:
+        names = frame_names(folder)
+    except FileNotFoundError:
+        return Found(None, "no such folder", missing=True)
+    except NotADirectoryError:
+        return Found(None, "is a file, not a folder of frames")
+    except OSError as error:
+        return Found(None, f"cannot be read: {error.strerror}")
+    if not names:
+        return Found(0, "folder holds no images")
+    bad = [(name, problem) for name in names if (problem := image_problem(f"{folder}/{name}"))]
+    if bad:
+        name, problem = bad[0]
+        return Found(len(names), f"{len(bad)} of {len(names)} frames unreadable: {name} {problem}")
+    return Found(len(names), "")
+
+
+def _disk_problem(file: Path, row: Row, disk: Found) -> Problem:
+    hint = f"If the data lies elsewhere, re-root the list: `ecstfl prepare --data-root DIR {file}`."
+    return Problem(file, row.line, row.path_as_written, disk.problem, hint if disk.missing else "")
+
+
+def _count_problem(file: Path, row: Row, disk: Found, corrected: bool) -> Problem:
+    text = f"list says {row.n_frames} frames, folder has {disk.n_frames}"
+    return Problem(file, row.line, row.path_as_written, f"count corrected: {text}" if corrected else text)
+
+
+def _settle(
+    problems: Sequence[Problem], total: int, kept: int, skip_bad: bool, rejects: Path | None, reporter: Reporter
+) -> None:
+    """Stop on problems, or with `skip_bad` write and report them."""
+    if not skip_bad:
+        advice = "Mend them, or pass --skip-bad to leave wrong rows out and take frame counts from disk."
+        raise pathfile.problems_error(f"{len(problems)} of {total} rows are wrong", problems, advice)
+    if rejects:
+        write_rejects(rejects, problems)
+    if not kept:
+        raise pathfile.problems_error(f"none of {total} rows can be used", problems)
+    left_out = total - kept
+    where = f"; listed in {rejects}" if rejects else ""
+    reporter.warn(f"{left_out} of {total} rows left out, {len(problems) - left_out} frame counts corrected{where}")
+
+
+def write_rejects(path: Path, problems: Iterable[Problem]) -> None:
+    """Write problems as csv with the columns file, line, path, problem."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("file", "line", "path", "problem"))
+    writer.writerows((problem.file, problem.line, problem.path, problem.text) for problem in problems)
+    pathfile.write_atomically(path, out.getvalue())
+
+
+def class_counts(samples: Iterable[Sample], num_classes: int) -> list[int]:
+    """Samples of each of K classes; unknown labels are not counted."""
+    counts = [0] * num_classes
+    for sample in samples:
+        if sample.label >= 0:
+            counts[sample.label] += 1
+    return counts
+
+
+def fingerprint(samples: Iterable[Sample]) -> str:
+    """SHA-256 of a list's clip ids and labels in order; see `fingerprint_of`."""
+    return fingerprint_of((sample.clip_id, sample.label) for sample in samples)
+
+
+def fingerprint_of(pairs: Iterable[tuple[str, int]]) -> str:
+    """SHA-256 over (path, label) in order, without the folder that all paths share: that is where the data lies."""
+    rows = [(pathfile.portable(path), label) for path, label in pairs]
+    paths = [path for path, _ in rows]
+    first, last = min(paths, default=""), max(paths, default="")
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    shared = first.rfind("/", 0, same) + 1
+    text = "".join(f"{path[shared:]}\0{label}\n" for path, label in rows)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stratified_split(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Training and validation samples, about `fraction` of each class in the latter; the order of `samples` is kept.
+
+    Each class keeps a sample in training and, where it has two or more, gives one to validation. The same seed gives
+    the same split on every machine.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"the validation fraction must lie between 0 and 1, not {fraction}")
+    by_class: dict[int, list[int]] = {}
+    for i, sample in enumerate(samples):
+        by_class.setdefault(sample.label, []).append(i)
+    generator = random.Random(seed)
+    held_out = set(chain.from_iterable(_draw(by_class[label], fraction, generator) for label in sorted(by_class)))
+    train = [sample for i, sample in enumerate(samples) if i not in held_out]
+    return train, [sample for i, sample in enumerate(samples) if i in held_out]
+
+
+def _draw(members: Sequence[int], fraction: float, generator: random.Random) -> list[int]:
+    # Sorting by random() and not sample(): only the stream of random() is promised to stay the same between versions.
+    shuffled = sorted(members, key=lambda _: generator.random())
+    wanted = round(fraction * len(members))
+    return shuffled[: min(max(wanted, 1), len(members) - 1)]

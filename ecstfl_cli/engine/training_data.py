@@ -1,0 +1,112 @@
+"""The samples of a run: read, remapped, checked and split before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ecstfl_cli.engine.prepare import read_manifest_for
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.samples import Sample, class_counts, fingerprint, load_samples, stratified_split
+from ecstfl_cli.errors import DataError, listing
+from ecstfl_cli.labels import LabelMap, label_map_from
+from ecstfl_cli.recipe import Recipe
+
+
+@dataclass
+class TrainingData:
+    """Samples by purpose. `val` chooses the best epoch; `test` is looked at once, after training."""
+
+    train: list[Sample]
+    val: list[Sample]
+    test: list[Sample]
+    class_counts: list[int]
+
+    def fingerprint(self) -> str:
+        """Changes with any sample, label or split."""
+        return fingerprint([*self.train, *self.val])
+
+    def summary(self, labels: LabelMap) -> dict[str, Any]:
+        """Counts and fingerprints, kept with the run and its checkpoints."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {
+            name: {
+                "samples": len(samples),
+                "fingerprint": fingerprint(samples),
+                "classes": dict(zip(labels.names, class_counts(samples, len(labels)), strict=True)),
+            }
+            for name, samples in parts.items()
+            if samples
+        }
+
+
+def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, reporter: Reporter) -> TrainingData:
+    """Read and check every path file of a recipe.
+
+    Raises DataError where a list is missing or wrong, or the training list is shorter than one batch.
+    """
+    data = recipe.data
+    if not data.train:
+        raise DataError(
+            "no training list: data.train is empty", "Set data.train in the recipe or pass --list-file-train FILE."
+        )
+    _require_files([*data.train, *data.val, *data.test])
+    splits = {}
+    for name, files in (("train", data.train), ("val", data.val), ("test", data.test)):
+        splits[name] = [s for file in files for s in _load(recipe, file, labels, rejects_folder, reporter)]
+    train, val, test = splits["train"], splits["val"], splits["test"]
+    if data.val_split:
+        train, val = stratified_split(train, data.val_split, recipe.seed)
+    if not val and test:
+        reporter.warn(
+            "no validation samples: the best epoch is chosen on the test list, as the reference release does, so its "
+            "score is too high. Use --val-split 0.1 to choose on part of the training list."
+        )
+        val, test = test, []
+    _check_size(len(train), recipe.train.batch_size)
+    counts = class_counts(train, len(labels))
+    absent = [name for name, count in zip(labels.names, counts, strict=True) if not count]
+    if absent:
+        reporter.warn(f"the training list has no sample of: {', '.join(absent)}")
+    return TrainingData(train, val, test, counts)
+
+
+def _require_files(files: Sequence[str]) -> None:
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:
+        raise DataError(
+            "path files not found:\n" + listing(missing),
+            "Write them with `ecstfl prepare --data-root DIR`, or set data.train, data.val and data.test.",
+        )
+
+
+def _load(recipe: Recipe, file: str, labels: LabelMap, rejects_folder: Path, reporter: Reporter) -> list[Sample]:
+    return load_samples(
+        [file],
+        modality=recipe.input.modality,
+        root=Path(recipe.data.root) if recipe.data.root else None,
+        label_map=labels,
+        file_label_map=_file_label_map(recipe, file),
+        require_labels=True,
+        skip_bad=recipe.data.skip_bad,
+        rejects=rejects_folder / f"rejects_{Path(file).stem}.csv",
+        reporter=reporter,
+    )
+
+
+def _file_label_map(recipe: Recipe, file: str) -> LabelMap | None:
+    """The map of a path file's indices: the recipe's word, else that of the manifest `prepare` wrote."""
+    if recipe.data.label_map is not None:
+        return label_map_from(recipe.data.label_map)
+    manifest = read_manifest_for(Path(file))
+    return label_map_from(manifest["label_map"]) if manifest and manifest.get("label_map") else None
+
+
+def _check_size(samples: int, batch_size: int) -> None:
+    if samples < batch_size:
+        raise DataError(
+            f"the training list has {samples} samples, fewer than one batch of {batch_size}: no step could be made",
+            f"Use --batch-size {max(1, samples)} or less.",
+        )

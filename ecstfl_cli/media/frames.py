@@ -1,0 +1,93 @@
+"""Images on disk: which files are frames, in which order they play, and whether they can be read."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif"})
+
+_DIGITS = re.compile(r"([0-9]+)")
+# Enough for the header of almost any image; what does not fit is decoded in full.
+_HEAD_BYTES = 1 << 16
+_TAIL_BYTES = 64
+_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort key under which `2.jpg` comes before `10.jpg`; names that differ by leading zeros only keep one order."""
+    parts: list[str | int] = list(_DIGITS.split(name.lower()))
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name
+
+
+def frame_names(folder: str | Path) -> list[str]:
+    """File names of a folder's images in playing order; hidden files and everything else are left out.
+
+    Raises OSError where the folder is missing, is no folder, or may not be read.
+    """
+    with os.scandir(folder) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".")
+            and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a Path each is slow)
+            and entry.is_file()
+        ]
+    return sorted(names, key=natural_key)
+
+
+def list_frames(folder: Path) -> list[Path]:
+    """Paths of a folder's images in playing order. Raises OSError as `frame_names` does."""
+    return [folder / name for name in frame_names(folder)]
+
+
+def image_problem(path: str | Path) -> str:
+    """What is wrong with an image file, or an empty string: missing, empty, unreadable or truncated.
+
+    JPEG and PNG files with a sound header and an end mark are not decoded; everything else is, to be sure.
+    """
+    from PIL import Image
+
+    try:
+        head, tail = _ends(path)
+    except FileNotFoundError:
+        return "no such file"
+    except IsADirectoryError:
+        return "is a folder, not an image"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if not head:
+        return "is empty (0 bytes)"
+    try:
+        with Image.open(io.BytesIO(head)) as image:
+            mark = _END_MARKS.get(image.format or "")
+    except Exception:  # Pillow's readers raise almost anything on broken files; the full decoding below says what.
+        mark = None
+    if mark and tail.rstrip(b"\0").endswith(mark):
+        return ""
+    return _decoding_problem(path)
+
+
+def _ends(path: str | Path) -> tuple[bytes, bytes]:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a Path each is slow)
+        head = file.read(_HEAD_BYTES)
+        if len(head) < _HEAD_BYTES:
+            return head, head[-_TAIL_BYTES:]
+        file.seek(-_TAIL_BYTES, os.SEEK_END)
+        return head, file.read()
+
+
+def _decoding_problem(path: str | Path) -> str:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except UnidentifiedImageError:
+        return "is not an image"
+    except Exception as error:  # as above
+        return f"cannot be decoded: {error}"
+    return ""
