@@ -33,8 +33,9 @@ def canonical(name: str) -> str:
 class LabelMap:
     """A named, ordered list of classes; index k of a path file or a logit means `names[k]`.
 
-    `synonyms` adds spellings that only this map accepts, e.g. `{"calm": "neutral"}`. Raises LabelMapError for no
-    classes, one class named twice (`happy`, `Happiness`), a name that reads as an index, a synonym of no class.
+    `synonyms` adds names that only this map takes for one of its classes, e.g. `{"calm": "neutral"}`; whatever folds
+    into such a name counts too. Raises LabelMapError for no classes, one class named twice (`happy`, `Happiness`), a
+    name that reads as an index, a synonym of no class.
     """
 
     name: str
@@ -44,7 +45,7 @@ class LabelMap:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(canonical(n) for n in self.names))
-        extra = {spelling.strip().lower(): canonical(n) for spelling, n in self.synonyms.items()}
+        extra = {canonical(synonym): canonical(n) for synonym, n in self.synonyms.items()}
         object.__setattr__(self, "synonyms", extra)
         where = f"label map {self.name!r}"
         if not self.names:
@@ -74,7 +75,7 @@ class LabelMap:
         return found
 
     def _find(self, name: str) -> int | None:
-        folded = self.synonyms.get(name.strip().lower(), canonical(name))
+        folded = self.synonyms.get(canonical(name), canonical(name))
         return self.names.index(folded) if folded in self.names else None
 
     def parse(self, text: str) -> int:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from ecstfl_cli.api import Modality, PathRow
 from ecstfl_cli.errors import DataError, LabelMapError, listing
 from ecstfl_cli.labels import LabelMap
+from ecstfl_cli.media.atomic import complete_file
 
 SUFFIXES: dict[Modality, str] = {"img": ".csv", "video": ".txt"}
 PATH_COLUMNS = ("filepath", "path")
@@ -70,7 +71,7 @@ class Table:
 
 
 class Row(NamedTuple):
-    """One sample: `location` is where it is on this machine, `label` an index into the label map, None where unknown."""
+    """One sample: `location` is where it is on this machine, `label` an index of the label map, None where unknown."""
 
     path_as_written: str
     location: str
@@ -135,7 +136,7 @@ def read_table(path: str | Path, label_map: LabelMap | None = None, require_labe
     Raises DataError where the file is missing, empty, of another kind, without the header, or not UTF-8.
     """
     path = Path(path)
-    modality = _modality(path)
+    modality = modality_of(path)
     text = _read_text(path)
     if not text.strip():
         raise DataError(f"path file {path} is empty", _expected(modality))
@@ -148,13 +149,21 @@ def read_table(path: str | Path, label_map: LabelMap | None = None, require_labe
     return table
 
 
+def modality_of(path: Path) -> Modality:
+    """What a path file lists, by its ending. Raises DataError for any other."""
+    for modality, suffix in SUFFIXES.items():
+        if path.suffix.lower() == suffix:
+            return modality
+    raise DataError(f"{path} is not a path file", f"{_expected('img')} {_expected('video')}")
+
+
 def write(path: str | Path, rows: Iterable[PathRow], modality: Modality) -> None:
     """Write a path file: `.csv` for images, `.txt` for clips, moved into place when complete.
 
     Raises DataError for another ending, a clip without a frame count, or a path that the format cannot hold.
     """
     path = Path(path)
-    if _modality(path) != modality:
+    if modality_of(path) != modality:
         raise DataError(f"{path} does not end in {SUFFIXES[modality]}", _expected(modality))
     out = io.StringIO(newline="")
     if modality == "img":
@@ -176,15 +185,10 @@ def clip_line(folder: str, n_frames: int | str | None, label: int | str | None) 
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text under a temporary name and move it into place. Raises DataError where that is not possible."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write UTF-8 text and move it into place when complete. Raises DataError where the file cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, encoding="utf-8", newline="")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with complete_file(path) as partial:
+            partial.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}", "Choose a folder that can be written to.") from error
 
@@ -203,13 +207,6 @@ def problems_error(what: str, problems: Sequence[Problem], *advice: str) -> Data
     """One DataError for all problems: the first twenty, how many more, and each distinct way to mend them."""
     hints = [*dict.fromkeys(problem.hint for problem in problems if problem.hint)][:3]
     return DataError(f"{what}:\n{listing([str(problem) for problem in problems])}", "\n".join([*hints, *advice]))
-
-
-def _modality(path: Path) -> Modality:
-    for modality, suffix in SUFFIXES.items():
-        if path.suffix.lower() == suffix:
-            return modality
-    raise DataError(f"{path} is not a path file", f"{_expected('img')} {_expected('video')}")
 
 
 def _expected(modality: Modality) -> str:

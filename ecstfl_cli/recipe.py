@@ -5,30 +5,64 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ecstfl_cli.api import FrameSampling, InputSpec, ModelSpec
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Problem = tuple[tuple[str, ...], str]
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _name_or_classes(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return handler(value)
+    except ValidationError as error:
+        # A union reports every branch; the reader needs one sentence.
+        raise PydanticCustomError(
+            "label_map", "must be the name of a label map, or a list of class names in index order"
+        ) from error
+
+
+PathFiles = Annotated[
+    list[str],
+    BeforeValidator(_one_or_more),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+LabelMapValue = Annotated[str | list[str], WrapValidator(_name_or_classes)]
 
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys are errors and values are not coerced across types."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DataSection(Section):
     """Where the samples are. Relative paths in a path file are looked up under `root`, else beside the file."""
 
-    train: list[str] = Field(default_factory=list, description="path files to train on")
-    val: list[str] = Field(default_factory=list, description="path files to choose the best epoch on")
-    test: list[str] = Field(default_factory=list, description="path files to report last and best on, after training")
+    train: PathFiles = Field(default_factory=list, description="path files to train on; one needs no list")
+    val: PathFiles = Field(default_factory=list, description="path files to choose the best epoch on")
+    test: PathFiles = Field(default_factory=list, description="path files to report last and best on, after training")
     val_split: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="fraction of the training list held out for choosing the best epoch, stratified and seeded"
     )
     root: str | None = Field(None, description="folder that relative paths start from")
-    label_map: str | list[str] | None = Field(None, description="label map of the path files, where it is not the model's")
+    label_map: LabelMapValue | None = Field(None, description="label map of the path files, where it is not the model's")
     skip_bad: bool = Field(False, description="leave unreadable rows out, into a rejects file, instead of stopping")
 
 
@@ -133,8 +167,10 @@ class Recipe(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
-    label_map: str | list[str] = "dfew"
-    seed: Annotated[int, Field(ge=0)] = 0
+    label_map: LabelMapValue = Field(
+        "dfew", description="classes of the model: a registered label map, or class names in index order"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the weights, the order, the augmentation, the split")
     data: DataSection = Field(default_factory=DataSection)
     input: InputSection = Field(default_factory=InputSection)
     augment: AugmentSection = Field(default_factory=AugmentSection)
@@ -147,13 +183,29 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if not any(term.weight > 0 for term in self.losses.values()):
-            raise ValueError("losses: at least one term needs a weight above 0")
-        if self.data.val and self.data.val_split:
-            raise ValueError("data: give either val or val_split, not both")
-        if self.model.temporal_head and self.input.modality == "img":
-            raise ValueError("model.temporal_head is for clips; input.modality is img")
+        if problems := self.inconsistencies():
+            text = "; ".join(f"{'.'.join(path)}: {what}" for path, what in problems)
+            raise PydanticCustomError("inconsistent", "{text}", {"text": text, "problems": problems})
         return self
+
+    def inconsistencies(self) -> list[Problem]:
+        """Settings that contradict each other, as (key path, what is wrong)."""
+        data, model, augment = self.data, self.model, self.augment
+        found: list[Problem] = []
+        if not any(term.weight > 0 for term in self.losses.values()):
+            found.append((("losses",), "at least one term needs a weight above 0"))
+        if data.val and data.val_split:
+            found.append((("data", "val_split"), "give either data.val or data.val_split, not both"))
+        if model.temporal_head and self.input.modality == "img":
+            found.append((("model", "temporal_head"), "is for clips, and input.modality is img"))
+        if model.temporal_args and not model.temporal_head:
+            found.append((("model", "temporal_args"), "has no effect without model.temporal_head"))
+        for key, (low, high) in (("scale", augment.scale), ("ratio", augment.ratio)):
+            if low > high:
+                found.append((("augment", key), f"is [lowest, highest], and {low:g} is above {high:g}"))
+        if self.schedule.name == "cosine" and self.schedule.min_lr > self.optimizer.lr:
+            found.append((("schedule", "min_lr"), f"is above optimizer.lr, {self.optimizer.lr:g}"))
+        return found
 
     def run_parent(self) -> Path:
         """The folder that holds this recipe's runs."""

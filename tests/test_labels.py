@@ -114,6 +114,14 @@ def test_joining_uses_the_synonyms_of_the_target() -> None:
     assert remap(LabelMap("theirs", ("calm", "joy")), target) == [1, 0]
 
 
+def test_a_map_may_gather_several_classes_into_one() -> None:
+    target = LabelMap(
+        "two", ("negative", "positive"), synonyms={"angry": "negative", "sad": "negative", "joy": "positive"}
+    )
+    assert [target.parse(name) for name in ("Anger", "sadness", "happiness")] == [0, 0, 1]
+    assert remap(LabelMap("three", ("happy", "angry", "sad")), target) == [1, 0, 0]
+
+
 def test_a_class_without_counterpart_stops_and_shows_both_lists() -> None:
     with pytest.raises(LabelMapError) as error:
         remap(label_maps.mafw, DFEW)

@@ -1,151 +1,21 @@
-"""A parametric face, drawn with numpy and Pillow: who it is, how it is filmed, and which FACS action units move it.
+"""A parametric face on film, rasterised with Pillow.
 
-Outlines are arrays over all frames of a clip, in units of half the face's width: x to the right, y down, the origin
-between the cheekbones. Depth is an ellipsoid's, so that turning the head shifts the features against each other.
-Shapes are drawn at three times the final size; soft shadows (folds, wrinkles, the nose) go to grey layers that are
-blurred and multiplied with the colours, as is the light.
+Shapes are drawn at several times the final size. Soft shadows (folds, wrinkles, the nose) go to two grey layers that
+are blurred, finely and broadly, and multiplied with the colours, as is the light.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-SIZE = 112
-OVERSAMPLING = 3
-ACTION_UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 15, 16, 17, 18, 20, 23, 24, 25, 26, 27, 45)
+from ecstfl_cli.components.datasets.parametric_shapes import NEUTRAL_SHADE, OVERSAMPLING, Face, Shape
+from ecstfl_cli.components.datasets.parametric_subject import SIZE, Array, Identity, Scene
 
-Array = NDArray[np.float64]
-Colour = tuple[float, float, float]
-SKINS = ((255, 224, 196), (241, 194, 160), (224, 172, 130), (198, 134, 92), (141, 88, 56), (92, 58, 40))
-HAIRS = ((34, 26, 24), (66, 44, 32), (112, 72, 40), (176, 130, 74), (226, 196, 130), (150, 60, 34), (170, 168, 165))
-IRISES = ((70, 42, 26), (96, 68, 40), (70, 104, 76), (72, 116, 160), (50, 36, 30))
-SIDES = (-1, 1)
-NEUTRAL_SHADE = 128
-
-
-@dataclass(frozen=True)
-class Identity:
-    """One subject: proportions in units of half the face's width, colours in RGB 0..255, choices as indices."""
-
-    height: float
-    jaw: float
-    chin: float
-    eye_x: float
-    eye_y: float
-    eye_width: float
-    eye_height: float
-    eye_tilt: float
-    brow_gap: float
-    brow_thickness: float
-    brow_tilt: float
-    nose_y: float
-    nose_width: float
-    mouth_y: float
-    mouth_width: float
-    lip: float
-    mouth_rest: float
-    age: float
-    asymmetry: float
-    hair_style: int
-    moustache: bool
-    stubble: float
-    glasses: bool
-    skin: Colour
-    hair: Colour
-    lips: Colour
-    iris: Colour
-    clothes: Colour
-
-
-@dataclass(frozen=True)
-class Scene:
-    """How one clip is filmed. Angles in radians and places in pixels of the final frame, (T,) each.
-
-    `background` is (SIZE, SIZE, 3) uint8, `light` multiplies the frame, (SIZE, SIZE, 3); `noise` is in grey levels.
-    """
-
-    roll: Array
-    yaw: Array
-    pitch: Array
-    scale: Array
-    x: Array
-    y: Array
-    gaze: Array
-    background: NDArray[np.uint8]
-    light: NDArray[np.float32]
-    noise: float
-    softness: float
-
-
-def sample_identity(rng: np.random.Generator) -> Identity:
-    """A subject at random; colours are drawn independently of the proportions."""
-
-    def normal(mean: float, deviation: float) -> float:
-        return float(mean + deviation * np.clip(rng.standard_normal(), -2, 2))
-
-    tone = rng.uniform(0, len(SKINS) - 1)
-    low = min(int(tone), len(SKINS) - 2)
-    skin = np.array(SKINS[low]) + (tone - low) * (np.array(SKINS[low + 1]) - np.array(SKINS[low]))
-    red = np.array([0.92, 0.66, 0.66]) * rng.uniform(0.85, 1.05)
-    bearded = rng.random() < 0.3
-    return Identity(
-        height=normal(1.0, 0.05),
-        jaw=normal(0.82, 0.05),
-        chin=normal(0.44, 0.05),
-        eye_x=normal(0.43, 0.025),
-        eye_y=normal(-0.14, 0.03),
-        eye_width=normal(0.37, 0.025),
-        eye_height=normal(0.1, 0.012),
-        eye_tilt=normal(0.012, 0.015),
-        brow_gap=normal(0.25, 0.025),
-        brow_thickness=normal(0.042, 0.011),
-        brow_tilt=normal(0.0, 0.025),
-        nose_y=normal(0.33, 0.04),
-        nose_width=normal(0.2, 0.03),
-        mouth_y=normal(0.7, 0.035),
-        mouth_width=normal(0.35, 0.03),
-        lip=normal(0.075, 0.017),
-        mouth_rest=normal(0.005, 0.022),
-        age=float(rng.uniform(0, 1)),
-        asymmetry=normal(0.0, 0.12),
-        hair_style=int(rng.integers(0, 6)),
-        moustache=bool(bearded and rng.random() < 0.5),
-        stubble=float(bearded * rng.uniform(0.4, 1.0)),
-        glasses=bool(rng.random() < 0.16),
-        skin=_colour(skin),
-        hair=_colour(np.array(HAIRS[rng.integers(len(HAIRS))]) * rng.uniform(0.85, 1.1)),
-        lips=_colour(skin * red),
-        iris=_colour(np.array(IRISES[rng.integers(len(IRISES))])),
-        clothes=_colour(rng.uniform(20, 220, 3)),
-    )
-
-
-def sample_scene(rng: np.random.Generator, frames: int) -> Scene:
-    """Camera, pose, light and background of a clip at random; the head sways a little all the time."""
-    time = np.linspace(0, 1, frames)
-
-    def sway(amount: float) -> Array:
-        return amount * np.sin(2 * np.pi * (rng.uniform(0.3, 1.2) * time + rng.random())) * rng.uniform(0.2, 1)
-
-    return Scene(
-        roll=np.radians(6 * np.clip(rng.standard_normal(), -2, 2) + sway(4)),
-        yaw=np.radians(rng.uniform(-22, 22) + sway(7)),
-        pitch=np.radians(rng.uniform(-9, 9) + sway(5)),
-        scale=rng.uniform(36, 41) * (1 + sway(0.03)),
-        x=SIZE / 2 + rng.uniform(-4, 4) + sway(1.5),
-        y=SIZE / 2 + rng.uniform(-5, 2) + sway(1.5),
-        gaze=rng.uniform(-0.035, 0.035) + sway(0.015),
-        background=_background(rng),
-        light=_light(rng),
-        noise=float(rng.uniform(1.5, 7)),
-        softness=float(max(0.0, rng.uniform(-0.5, 0.8))),
-    )
+CANVAS = (SIZE * OVERSAMPLING, SIZE * OVERSAMPLING)
 
 
 def render_clip(
@@ -156,283 +26,36 @@ def render_clip(
     `actions` maps an action unit's number to its intensity over time, (T,) in 0 (at rest) .. 1 (FACS level E);
     45 is the blink. `rng` draws the camera's noise.
     """
-    shapes = list(_Face(identity, actions, scene).shapes())
-    backdrop = Image.fromarray(scene.background).resize((SIZE * OVERSAMPLING,) * 2, Image.Resampling.BILINEAR)
+    shapes = list(Face(identity, actions, scene).shapes())
+    backdrop = Image.fromarray(scene.background).resize(CANVAS, Image.Resampling.BILINEAR)
     for t in range(len(scene.roll)):
-        yield _frame(shapes, t, backdrop, scene, rng)
+        colours = _draw_colours(shapes, t, backdrop)
+        shade = _draw_shade(shapes, t, "fine", 1, 0.7) * _draw_shade(shapes, t, "broad", 2, 3.0)
+        if scene.softness > 0:
+            colours = colours.filter(ImageFilter.BoxBlur(scene.softness))
+        pixels = np.asarray(colours, np.float32) * (scene.light * shade[..., None])
+        grain = rng.standard_normal((SIZE, SIZE, 1), np.float32) * np.float32(scene.noise)
+        yield np.clip(pixels + grain, 0, 255).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """A filled outline over time, (T, N, 2) in oversampled pixels, in a layer: `colour`, `fine` or `broad` shade.
-
-    `fill` is a colour, or grey levels (T,) of which 128 leaves the skin as it is.
-    """
-
-    layer: str
-    outline: Array
-    fill: Colour | Array
+def _draw_colours(shapes: Sequence[Shape], t: int, backdrop: Image.Image) -> Image.Image:
+    canvas = backdrop.copy()
+    draw = ImageDraw.Draw(canvas)
+    for shape in shapes:
+        if shape.layer == "colour":
+            red, green, blue = shape.fill
+            draw.polygon(shape.outline[t].ravel().tolist(), fill=(int(red), int(green), int(blue)))
+    return canvas.reduce(OVERSAMPLING)
 
 
-class _Face:
-    """All shapes of one clip, back to front."""
-
-    def __init__(self, identity: Identity, actions: Mapping[int, Array], scene: Scene) -> None:
-        self.who = identity
-        self.scene = scene
-        self.actions = actions
-        self.rest = np.zeros((len(scene.roll), 1))
-        self.jaw = 0.17 * self.au(26) + 0.3 * self.au(27)
-
-    def au(self, number: int, side: int = 0) -> Array:
-        """Intensity of an action unit, (T, 1), on the left (-1), the right (1) or on average."""
-        values = self.actions.get(number)
-        return self.rest if values is None else values[:, None] * (1 + side * self.who.asymmetry)
-
-    def shapes(self) -> Iterator[_Shape]:
-        yield from self.behind()
-        yield from self.head()
-        yield from self.nose()
-        for side in SIDES:
-            yield from self.eye(side)
-            yield from self.brow(side)
-            yield from self.cheek(side)
-        yield from self.forehead()
-        yield from self.mouth()
-        yield from self.hair()
-        if self.who.glasses:
-            yield from self.spectacles()
-
-    def paint(self, fill: Colour, x: Array, y: Array, z: Array | float | None = None) -> _Shape:
-        return _Shape("colour", self.project(x, y, z), fill)
-
-    def shade(self, layer: str, amount: Array | float, x: Array, y: Array) -> _Shape:
-        """`amount` is how much lighter (above 0) or darker, in grey levels of 128."""
-        fill = np.clip(NEUTRAL_SHADE + amount + self.rest, 0, 255)[:, 0]
-        return _Shape(layer, self.project(x, y), fill)
-
-    def project(self, x: Array, y: Array, z: Array | float | None = None) -> Array:
-        """Pixels (T, N, 2) of face coordinates, on the face's surface where no depth is given."""
-        x, y = np.broadcast_arrays(x + self.rest, y + self.rest)
-        if z is None:
-            z = 0.8 * np.sqrt(np.clip(1 - (x / 1.1) ** 2 - (y / 1.5) ** 2, 0, 1))
-        yaw, pitch, roll = (angle[:, None] for angle in (self.scene.yaw, self.scene.pitch, self.scene.roll))
-        x = x * np.cos(yaw) + z * np.sin(yaw)
-        y = y * np.cos(pitch) - z * np.sin(pitch)
-        across = self.scene.x[:, None] + self.scene.scale[:, None] * (x * np.cos(roll) - y * np.sin(roll))
-        down = self.scene.y[:, None] + self.scene.scale[:, None] * (x * np.sin(roll) + y * np.cos(roll))
-        return OVERSAMPLING * np.stack((across, down), axis=-1)
-
-    def outline(self) -> tuple[Array, Array]:
-        """The head from the crown over the right ear to the chin and back, (T, N) each."""
-        who = self.who
-        half_x = np.array([0.0, 0.52, 0.88, 1.0, 0.96, who.jaw, who.chin])
-        half_y = np.array([-1.32, -1.22, -0.8, -0.2, 0.35, 0.85, 1.17]) * who.height
-        drop = self.jaw * np.array([0, 0, 0, 0, 0.1, 0.55, 0.95])
-        right_y = half_y + drop
-        chin_y = 1.26 * who.height + self.jaw - 0.03 * self.au(17)
-        x = np.concatenate((half_x, [0.0], -half_x[:0:-1])) + self.rest
-        y = np.concatenate((right_y, chin_y, right_y[:, :0:-1]), axis=1)
-        return _closed_curve(x), _closed_curve(y)
-
-    def behind(self) -> Iterator[_Shape]:
-        who = self.who
-        if who.hair_style in (2, 3):
-            x, y = _mirrored([0, 0.7, 1.12, 1.24, 1.22, 1.15, 0.6], [-1.5, -1.4, -0.95, -0.2, 0.7, 1.5, 1.6])
-            yield self.paint(_scaled(who.hair, 0.75), x, y * who.height, -0.35)
-        neck_x, neck_y = _mirrored([0, 0.52, 0.55, 0.8], [0.6, 0.7, 1.5, 2.2])
-        yield self.paint(_scaled(who.skin, 0.72), neck_x, neck_y, -0.25)
-        coat_x, coat_y = _mirrored([0, 0.5, 1.3, 2.2, 2.4, 0], [1.72, 1.55, 1.75, 2.1, 3.2, 3.2])
-        yield self.paint(who.clothes, coat_x, coat_y, -0.25)
-        for side in SIDES:
-            x, y = _ellipse(side * 1.03, 0.02, 0.12, 0.24)
-            yield self.paint(_scaled(who.skin, 0.85), x, y, -0.15)
-
-    def head(self) -> Iterator[_Shape]:
-        x, y = self.outline()
-        yield self.paint(self.who.skin, x, y, 0.0)
-        # The rim turns away from the viewer, so it is darker than the middle.
-        yield _Shape("broad", self.project(x, y, 0.0), np.full(len(self.rest), NEUTRAL_SHADE - 16.0))
-        yield _Shape("broad", self.project(0.8 * x, 0.84 * y, 0.0), np.full(len(self.rest), NEUTRAL_SHADE + 3.0))
-        if self.who.stubble:
-            beard_x, beard_y = _mirrored([0, 0.35, 0.62, 0.86, 0.74, 0.4, 0], [0.5, 0.52, 0.5, 0.3, 0.9, 1.2, 1.28])
-            drop = self.jaw * np.clip(beard_y - 0.35, 0, 1)
-            yield self.shade("fine", -34 * self.who.stubble, beard_x, beard_y * self.who.height + drop)
-
-    def hair(self) -> Iterator[_Shape]:
-        style, colour = self.who.hair_style, self.who.hair
-        if style == 5:
-            return
-        line = {
-            0: ([0.3, 0.62, 0.9, 0.97], [-0.93, -0.88, -0.62, -0.2]),
-            1: ([0.3, 0.55, 0.86, 0.98], [-0.78, -0.8, -0.7, -0.3]),
-            2: ([0.08, 0.5, 0.86, 1.0], [-1.02, -0.85, -0.45, 0.35]),
-            3: ([0.3, 0.6, 0.88, 1.02], [-0.66, -0.62, -0.35, 0.6]),
-            4: ([0.2, 0.55, 0.84, 0.95], [-1.05, -0.95, -0.72, -0.4]),
-        }[style]
-        top = 1.42 if style == 4 else 1.52
-        x, y = _mirrored([0, 0.6, 1.02, 1.12, *line[0][::-1], 0], [-top, 0.1 - top, -0.95, line[1][-1], *line[1][::-1], line[1][0]])
-        yield self.paint(colour, x, y * self.who.height, 0.12)
-        yield _Shape("fine", self.project(x, y * self.who.height, 0.12), np.full(len(self.rest), float(NEUTRAL_SHADE)))
-
-    def brow(self, side: int) -> Iterator[_Shape]:
-        who = self.who
-        raised, arched, lowered = self.au(1, side), self.au(2, side), self.au(4, side)
-        crinkled = self.au(9, side) + 0.4 * self.au(6, side)
-        u = np.linspace(0, 1, 9)
-        inner, outer = 1 - u, np.sin(np.pi * (0.12 + 0.7 * u))
-        x = 0.17 + (0.62 + 0.02 * arched) * u - (0.06 * lowered + 0.03 * crinkled) * inner
-        y = who.eye_y - who.brow_gap - 0.05 * np.sin(np.pi * u**1.3) + who.brow_tilt * (2 * u - 1)
-        y = y - 0.2 * raised * inner**1.3 - 0.17 * arched * outer * u**0.5 - 0.03 * arched
-        y = y + lowered * (0.13 * inner + 0.05) + 0.06 * crinkled * inner
-        width = who.brow_thickness * (1.05 - 0.75 * u**2)
-        yield self.paint(_scaled(who.hair, 0.8), *_ribbon(side * x, y, width))
-        socket = y + 0.5 * (who.eye_y - y)
-        yield self.shade("broad", -10 - 6 * lowered, *_ribbon(side * x, socket, 0.06 * np.sin(np.pi * u)))
-
-    def eye(self, side: int) -> Iterator[_Shape]:
-        who = self.who
-        wide, tight, cheek = self.au(5, side), self.au(7, side), self.au(6, side)
-        squint = np.clip(0.35 * tight + 0.25 * cheek + 0.3 * self.au(9, side) + 0.1 * self.au(4, side), 0, 0.6)
-        shut = np.clip(1 - self.au(45), 0.02, 1)
-        u = np.linspace(0, 1, 11)
-        x = who.eye_x + who.eye_width * (u - 0.5)
-        line = who.eye_y - 2 * who.eye_tilt * (u - 0.5) + 0.03 * (0.5 - u)
-        sad = self.au(1, side) * (1 - 0.7 * self.au(2, side))
-        lift = who.eye_height * (1 + 0.75 * wide) * (1 - squint) * (1 - 0.25 * sad * u**2)
-        upper = line - (lift * shut - 0.4 * who.eye_height * (1 - shut)) * np.sin(np.pi * u**0.9) ** 0.75
-        sink = 0.55 * who.eye_height * (1 + 0.25 * wide) * (1 - 0.9 * np.clip(tight + 0.7 * cheek, 0, 1))
-        lower = line + sink * np.sin(np.pi * u**1.1) ** 0.8
-        lower = np.maximum(lower, upper + 0.006)
-        yield self.paint((238, 234, 230), side * _joined(x, x), _joined(upper, lower))
-        for radius, colour in ((0.09, who.iris), (0.042, (12, 10, 10))):
-            yield self.paint(colour, *_ellipse(side * who.eye_x + self.scene.gaze[:, None], who.eye_y - 0.012, radius, radius))
-        yield self.paint((250, 250, 250), *_ellipse(side * who.eye_x - 0.03, who.eye_y - 0.045, 0.02, 0.02))
-        skin = _scaled(who.skin, 0.95)
-        bulge = np.sin(np.pi * u) ** 0.6
-        yield self.paint(skin, side * _joined(x, x), _joined(np.minimum(line - 0.2 * bulge, upper), upper))
-        yield self.paint(skin, side * _joined(x, x), _joined(np.maximum(line + 0.15 * bulge, lower), lower))
-        yield self.paint((40, 28, 26), *_ribbon(side * x, upper - 0.008, 0.022 * np.sin(np.pi * (0.08 + 0.87 * u))))
-        yield self.paint(_scaled(who.skin, 0.68), *_ribbon(side * x, lower + 0.004, 0.008 * np.sin(np.pi * u)))
-        crease = upper - 0.045 - 0.02 * (1 - shut) + 0.02 * wide
-        yield self.shade("fine", -40, *_ribbon(side * x, crease, 0.014 * np.sin(np.pi * u)))
-        bag = lower + 0.075 - 0.025 * cheek
-        deep = -10 * who.age - 8 - 42 * np.clip(cheek + 0.5 * tight + 0.5 * self.au(9, side), 0, 1.2)
-        yield self.shade("fine", deep, *_ribbon(side * x, bag, 0.02 * np.sin(np.pi * u)))
-        for angle in (-0.1, 0.0, 0.1):
-            foot = np.linspace(0.03, 0.16, 4)
-            yield self.shade("fine", -46 * cheek, *_ribbon(side * (x[-1] + foot), line[-1] + angle * foot * 8, 0.013))
-
-    def nose(self) -> Iterator[_Shape]:
-        who = self.who
-        wrinkle = self.au(9)
-        tip = who.nose_y - 0.05 * wrinkle - 0.02 * self.au(10)
-        wing = who.nose_width * (1 + 0.16 * wrinkle + 0.08 * self.au(12))
-        bridge = np.linspace(0, 1, 6)
-        for side in SIDES:
-            x = side * (0.07 + 0.03 * bridge + (wing - 0.1) * bridge**4)
-            yield self.shade("fine", -20 - 14 * wrinkle, *_ribbon(x, (tip + 0.1) * bridge - 0.08, 0.03))
-            x, y = _ellipse(side * 0.62 * wing, tip + 0.04, 0.4 * wing, 0.05)
-            yield self.shade("fine", -30, x, y + 0.03)
-            x, y = _ellipse(side * 0.5 * wing, tip + 0.035, 0.075 * wing / 0.2, 0.028)
-            yield self.paint(_scaled(who.skin, 0.38), x, y)
-            for step in (0.0, 0.07, 0.14):
-                fold = np.linspace(0.02, 0.15, 4)
-                drop = -0.1 + step + 0.9 * (fold - 0.02) * (step - 0.02) / 0.1
-                yield self.shade("fine", -62 * wrinkle, *_ribbon(side * fold, drop, 0.016))
-        x, y = _ellipse(0.0, tip + 0.08, 0.6 * wing, 0.03)
-        yield self.shade("fine", -26, x, y)
-        x, y = _ellipse(0.0, tip - 0.06, 0.07, 0.07)
-        yield self.shade("fine", 16, x, y)
-        yield self.shade("broad", 9, *_ribbon(0 * bridge, (tip - 0.05) * bridge - 0.12, 0.05))
-
-    def forehead(self) -> Iterator[_Shape]:
-        raised, lowered = self.au(1), self.au(4)
-        both = np.minimum(raised, self.au(2))
-        u = np.linspace(-1, 1, 9)
-        for row in (0.0, 0.12, 0.24):
-            y = self.who.eye_y - self.who.brow_gap - 0.26 - row + 0.04 * u**2 + 0.05 * (raised - both) * u**2
-            strength = -52 * both - 24 * (raised - both) * (row < 0.2) - 7 * self.who.age
-            reach = 0.5 * both + 0.3
-            yield self.shade("fine", strength, *_ribbon(reach * u, y, 0.02 * (1 - u**4)))
-        v = np.linspace(0, 1, 4)
-        for side in SIDES:
-            x = side * (0.055 + 0.015 * v)
-            y = self.who.eye_y - 0.12 - 0.2 * v + 0.04 * lowered
-            yield self.shade("fine", -62 * lowered - 4 * self.who.age, *_ribbon(x, y, 0.018))
-
-    def cheek(self, side: int) -> Iterator[_Shape]:
-        who = self.who
-        smile, lift, sneer = self.au(12, side), self.au(6, side), self.au(10, side) + 0.8 * self.au(9, side)
-        x, y = _ellipse(side * 0.6, 0.22 - 0.06 * lift - 0.04 * smile, 0.22 + 0.03 * smile, 0.15)
-        yield self.shade("broad", 8 + 16 * smile + 10 * lift, x, y)
-        v = np.linspace(0, 1, 7)
-        out = 0.17 * smile + 0.1 * self.au(20, side) + 0.05 * sneer
-        fold_x = who.nose_width + 0.02 + (who.mouth_width - who.nose_width + 0.05 + out) * v**0.8
-        fold_y = who.nose_y + (who.mouth_y - who.nose_y - 0.06 * smile - 0.04 * sneer) * v - 0.05 * sneer * (1 - v)
-        fold_x = fold_x + 0.05 * smile * np.sin(np.pi * v)
-        strength = -8 - 10 * who.age - 44 * np.clip(smile + sneer + 0.3 * self.au(15, side), 0, 1.3)
-        yield self.shade("fine", strength, *_ribbon(side * fold_x, fold_y, 0.022 * np.sin(np.pi * (0.15 + 0.75 * v))))
-
-    def mouth(self) -> Iterator[_Shape]:
-        who = self.who
-        u = np.linspace(-1, 1, 15)
-        bow = np.clip(1 - u**2, 0, 1)
-        pressed = np.clip(0.55 * self.au(23) + 0.75 * self.au(24), 0, 0.85)
-        gap = (0.06 * self.au(25) + 0.2 * self.au(26) + 0.4 * self.au(27)) * (1 - pressed)
-        sides = [self.lip_corner(side) for side in SIDES]
-        x = np.where(u < 0, sides[0][0], sides[1][0]) * np.abs(u) * np.sign(u)
-        corner = np.where(u < 0, sides[0][1], sides[1][1])
-        middle = who.mouth_y - 0.05 * self.au(17) - 0.02 * self.au(12) - 0.03 * self.au(10)
-        line = middle + corner * np.abs(u) ** 1.7
-        raised = 0.06 * self.au(10) + 0.035 * self.au(9)
-        upper = line - (0.22 * gap + raised * np.minimum(1, 8 * gap)) * bow**0.6
-        lower = line + (0.85 * gap + 0.05 * self.au(16)) * bow**0.6
-        thin = (1 - pressed) * (1 - 0.3 * self.au(12) - 0.3 * self.au(20) + 0.3 * self.au(18))
-        cupid = 1 - 0.22 * np.exp(-((u / 0.16) ** 2))
-        top = upper - (who.lip * thin * bow**0.7 + raised * bow**0.35) * cupid
-        bottom = lower + (1.25 * who.lip * thin + 0.02 * self.au(17)) * bow**0.8
-        yield self.shade("fine", -18, *_ribbon(0.62 * x, bottom + 0.05, 0.025 * bow))
-        if who.moustache:
-            yield self.paint(_scaled(who.hair, 0.9), *_ribbon(0.95 * x, top - 0.055, 0.05 * bow**0.4 + 0.01))
-        yield self.paint((58, 20, 22), _joined(x, x), _joined(upper, lower))
-        teeth = np.minimum(0.55 * (lower - upper), 0.085 * bow**0.3)
-        yield self.paint((232, 228, 218), 0.86 * _joined(x, x), _joined(upper, upper + teeth))
-        tongue = np.clip(gap - 0.12, 0, 0.12) * bow
-        yield self.paint((150, 66, 66), 0.7 * _joined(x, x), _joined(lower - tongue, lower))
-        yield self.paint(_scaled(who.lips, 0.88), _joined(x, x), _joined(top, upper))
-        yield self.paint(who.lips, _joined(x, x), _joined(lower, bottom))
-        yield self.paint(_scaled(who.lips, 0.5), *_ribbon(x, np.minimum(lower, upper + 0.012), 0.011))
-        yield from self.chin(bottom)
-
-    def lip_corner(self, side: int) -> tuple[Array, Array]:
-        """Half the mouth's width and how far its corner lies below its middle, (T, 1) each."""
-        smile, stretch, droop = self.au(12, side), self.au(20, side), self.au(15, side)
-        narrow = 0.05 * self.au(23) + 0.16 * self.au(18) + 0.03 * self.au(26) + 0.06 * self.au(27)
-        width = self.who.mouth_width + 0.12 * smile + 0.13 * stretch + 0.02 * droop - narrow
-        drop = self.who.mouth_rest - 0.17 * smile + 0.14 * droop + 0.03 * stretch + 0.05 * self.au(17)
-        return width, drop + 0.35 * self.jaw
-
-    def chin(self, lip: Array) -> Iterator[_Shape]:
-        boss = self.au(17)
-        below = lip[:, lip.shape[1] // 2 : lip.shape[1] // 2 + 1]
-        x, y = _ellipse(0.0, below + 0.16, 0.17, 0.08)
-        yield self.shade("broad", 12, x, y)
-        for dx, dy in ((-0.09, 0.14), (0.0, 0.11), (0.09, 0.14), (-0.05, 0.2), (0.05, 0.2)):
-            x, y = _ellipse(dx, below + dy, 0.032, 0.025)
-            yield self.shade("fine", -58 * boss, x, y)
-        for side in SIDES:
-            width, drop = self.lip_corner(side)
-            x, y = _ellipse(side * (width + 0.03), self.who.mouth_y + drop, 0.035, 0.05)
-            yield self.shade("fine", -12 - 40 * (self.au(15, side) + 0.6 * self.au(12, side) + 0.5 * self.au(20, side)), x, y)
-
-    def spectacles(self) -> Iterator[_Shape]:
-        turn = np.linspace(0, 2 * np.pi, 25)
-        for side in SIDES:
-            x = side * (self.who.eye_x + 0.02) + 0.29 * np.cos(turn)
-            y = self.who.eye_y + 0.03 + 0.21 * np.sin(turn)
-            yield self.paint((34, 30, 32), *_ribbon(x, y, 0.016), 0.85)
-            arm = np.linspace(0.74, 1.0, 3)
-            yield self.paint((34, 30, 32), *_ribbon(side * arm, self.who.eye_y - 0.02 + 0 * arm, 0.016), 0.5)
-        bridge = np.linspace(-0.14, 0.14, 5)
-        yield self.paint((34, 30, 32), *_ribbon(bridge, self.who.eye_y - 0.02 - 0.02 * np.cos(9 * bridge), 0.016), 0.9)
+def _draw_shade(shapes: Sequence[Shape], t: int, layer: str, coarser: int, blur: float) -> NDArray[np.float32]:
+    """What a shade layer multiplies the colours with, (SIZE, SIZE); drawn `coarser` times smaller."""
+    canvas = Image.new("L", CANVAS, NEUTRAL_SHADE)
+    draw = ImageDraw.Draw(canvas)
+    for shape in shapes:
+        if shape.layer == layer and int(shape.fill[t]) != NEUTRAL_SHADE:
+            draw.polygon(shape.outline[t].ravel().tolist(), fill=int(shape.fill[t]))
+    small = canvas.reduce(OVERSAMPLING * coarser).filter(ImageFilter.BoxBlur(blur))
+    if coarser > 1:
+        small = small.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    return np.asarray(small, np.float32) / NEUTRAL_SHADE

@@ -1,0 +1,105 @@
+"""Any folder that holds its own path files: `train`, `val` and `test` lists beside the data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from ecstfl_cli import pathfile, registry
+from ecstfl_cli.api import PathRow, PreparedDataset
+from ecstfl_cli.errors import DataError, LabelMapError, RegistryError
+from ecstfl_cli.labels import LabelMap, label_map_from
+from ecstfl_cli.pathfile import UNKNOWN
+
+_LIST = re.compile(r"(?:.*_)?(train|val|validation|test)\.(?:csv|txt)", re.IGNORECASE)
+_DEFAULT_MAP = "dfew"
+
+
+class PathFilesDataset:
+    """`train|val|test.csv|txt`, or names that end so (`Imgs_train.csv`), in the root, with paths relative to it.
+
+    The data set is named like its folder. Bare indices do not say whose they are: it has no label map then. Class names
+    are joined to a registered map that has them all, `dfew` before others and shorter ones before longer ones.
+    """
+
+    def recognise(self, root: Path) -> bool:
+        """Whether the root holds such lists."""
+        return bool(_lists(root))
+
+    def prepare(self, root: Path) -> PreparedDataset:
+        """Read the lists. Raises DataError where there are none, two for one split, both kinds, or wrong rows."""
+        lists = _lists(root)
+        if not lists:
+            raise DataError(
+                f"{root} holds no path files",
+                "Wanted: train, val or test, or names that end in _train, _val or _test; .csv or .txt.",
+            )
+        by_split = {split: [path for path in lists if _split(path) == split] for split in map(_split, lists)}
+        kinds = {path.suffix.lower() for path in lists}
+        if len(kinds) > 1 or any(len(paths) > 1 for paths in by_split.values()):
+            raise DataError(
+                f"{root} holds several lists of one split: {', '.join(path.name for path in lists)}",
+                "Name the ones that belong together: `ecstfl prepare --data-root DIR FILES`.",
+            )
+        name = _map_name(lists)
+        label_map = label_map_from(name) if name else None
+        splits = {split: _rows(paths[0], root, label_map) for split, paths in by_split.items()}
+        modality = pathfile.modality_of(lists[0])
+        return PreparedDataset(root.resolve().name or "data", modality, splits, name, source=str(root))
+
+
+def _lists(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if _LIST.fullmatch(path.name)) if root.is_dir() else []
+
+
+def _split(path: Path) -> str:
+    match = _LIST.fullmatch(path.name)
+    split = match.group(1).lower() if match else path.stem
+    return "val" if split == "validation" else split
+
+
+def _rows(path: Path, root: Path, label_map: LabelMap | None) -> list[PathRow]:
+    read = pathfile.read(path, root=root, label_map=label_map, require_labels=False)
+    return [PathRow(row.location, row.label, row.n_frames) for row in read.rows]
+
+
+def _map_name(lists: Collection[Path]) -> str | None:
+    """The map for lists with class names; None for lists of indices. Raises DataError where no map has all names."""
+    labels = {field.label for path in lists for field in pathfile.read_table(path).fields} - {"", UNKNOWN}
+    names = {label for label in labels if not label.lstrip("+-").isdigit()}
+    if not names:
+        return None
+    shown = ", ".join(str(path) for path in lists)
+    if names != labels:
+        raise DataError(
+            f"the labels in {shown} are partly class names and partly indices",
+            "Use one or the other in all lists of a data set.",
+        )
+    found = map_with(names)
+    if found is None:
+        raise DataError(
+            f"no registered label map has all classes of {shown}: {', '.join(sorted(names))}",
+            "A plugin can add one in the group ecstfl.label_maps; `ecstfl plugins` lists those there are.",
+        )
+    return found
+
+
+def map_with(names: Collection[str]) -> str | None:
+    """Registered name of a label map that has all these class names; `dfew` first, then the shortest."""
+    maps = {}
+    for registered in registry.index("label_maps"):
+        try:
+            maps[registered] = label_map_from(registered)
+        except RegistryError:
+            continue  # a broken plugin is shown by `ecstfl plugins` and must not stand in the way here
+    by_preference = sorted(maps, key=lambda key: (key != _DEFAULT_MAP, len(maps[key]), key))
+    return next((key for key in by_preference if all(_has(maps[key], name) for name in names)), None)
+
+
+def _has(label_map: LabelMap, name: str) -> bool:
+    try:
+        label_map.index(name)
+    except LabelMapError:
+        return False
+    return True

@@ -1,0 +1,117 @@
+"""Exporting to ONNX, and running the result in ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ecstfl_cli.errors import ExportError
+
+INPUT = "frames"
+OUTPUTS = ["logits", "probs"]
+INSTALL = 'Install it: pip install "ecstfl[export]"'
+
+
+class OnnxExporter:
+    """One self-contained `.onnx` file: uint8 `frames` to `logits` and `probs`, the batch size free."""
+
+    suffix = ".onnx"
+
+    def export(self, graph: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write `graph` to `path`; `example` holds at least two samples, so that no size of the batch is built in.
+
+        Raises ExportError where the network cannot be exported, with the exporter's reason, or a package is missing.
+        """
+        onnx = _required("onnx")
+        _required("onnxscript")
+        with _quietly():
+            try:
+                program = torch.onnx.export(
+                    graph.eval(),
+                    (example,),
+                    dynamo=True,
+                    verbose=False,
+                    input_names=[INPUT],
+                    output_names=OUTPUTS,
+                    dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+                    external_data=False,
+                )
+            except Exception as error:
+                reason = str(error).strip().splitlines()
+                raise ExportError(
+                    f"this network cannot be exported to ONNX: {type(error).__name__}: {reason[0] if reason else ''}",
+                    "Choose another backbone, or use the checkpoint as it is: ecstfl infer --model FILE",
+                ) from error
+        assert program is not None
+        model = program.model_proto
+        _strip_trace(model)
+        onnx.helper.set_model_props(model, dict(metadata))
+        onnx.save(model, str(path))
+
+    def run(self, path: Path, frames: Any) -> Any:
+        """Logits (B, K) of uint8 frames (a numpy array) by ONNX Runtime on the CPU."""
+        return OnnxModel(path).logits(frames)
+
+
+class OnnxModel:
+    """An `.onnx` file opened in ONNX Runtime on the CPU; `metadata` are the strings stored with it.
+
+    Raises ExportError where the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        runtime = _required("onnxruntime")
+        options = runtime.SessionOptions()
+        # Below errors it reports what its optimiser does, line by line, on stderr.
+        options.log_severity_level = 3
+        try:
+            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ExportError(f"{path} cannot be opened in ONNX Runtime: {error}", "Export it again.") from error
+        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+
+    def logits(self, frames: np.ndarray) -> np.ndarray:
+        """Logits (B, K) of uint8 frames, (B, T, H, W, 3) or (B, H, W, 3)."""
+        return self.session.run([OUTPUTS[0]], {INPUT: frames})[0]
+
+
+def _required(package: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise ExportError(f"ONNX needs the package {package!r}, which is not installed", INSTALL) from error
+
+
+def _strip_trace(model: Any) -> None:
+    """Leave out where each node comes from in the source: file paths of the machine that exported it."""
+    graphs = [model.graph, *model.functions]
+    for holder in graphs:
+        holder.ClearField("metadata_props")
+        for part in (*holder.node, *holder.value_info):
+            part.ClearField("metadata_props")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.ClearField("metadata_props")
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporter's warnings are about its own insides; what it prints goes to stderr, stdout is for results."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,140 @@
+"""The manifest beside path files: what `prepare` wrote, from where, with whose labels. Found by folder or by path file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ecstfl_cli import __version__
+from ecstfl_cli.engine.samples import fingerprint_of
+from ecstfl_cli.errors import DataError
+from ecstfl_cli.labels import LabelMap
+from ecstfl_cli.pathfile import write_atomically
+
+FORMAT = "ecstfl-annotation/1"
+_PER_SPLIT = ("files", "samples", "counts", "fingerprint")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One path file of a data set: its path and its rows as (path, label); a label is an index, a name or None."""
+
+    file: Path
+    rows: Sequence[tuple[str, int | str | None]]
+
+
+def build(
+    name: str, label_map: tuple[str, LabelMap] | None, splits: Mapping[str, Split], **origin: str | None
+) -> dict[str, Any]:
+    """A manifest of `splits`; `label_map` is its registered name and the map, `origin` goes in as it is.
+
+    `counts` are samples by class name, or by label as written where there is no map; `fingerprint` is that of
+    `engine.samples.fingerprint` for the same list, None where labels are names without a map.
+    """
+    names = label_map[1].names if label_map else ()
+    return {
+        "format": FORMAT,
+        "name": name,
+        **origin,
+        "label_map": label_map[0] if label_map else None,
+        "label_names": list(names) or None,
+        "files": {key: split.file.name for key, split in splits.items()},
+        "samples": {key: len(split.rows) for key, split in splits.items()},
+        "counts": {key: _counts([label for _, label in split.rows], names) for key, split in splits.items()},
+        "fingerprint": {key: _fingerprint(split.rows) for key, split in splits.items()},
+        "version": __version__,
+        "written_at": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+    }
+
+
+def _counts(labels: Sequence[int | str | None], names: Sequence[str]) -> dict[str, int]:
+    found = Counter(labels)
+    unknown = found.pop(None, 0)
+    if names:
+        counts = {name: found[i] for i, name in enumerate(names)}
+    else:
+        counts = {str(label): found[label] for label in sorted(found, key=lambda x: (isinstance(x, str), x))}
+    return {**counts, "unknown": unknown} if unknown else counts
+
+
+def _fingerprint(rows: Sequence[tuple[str, int | str | None]]) -> str | None:
+    pairs = [(path, -1 if label is None else label) for path, label in rows if not isinstance(label, str)]
+    return fingerprint_of(pairs) if len(pairs) == len(rows) else None
+
+
+def latest_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest in `folder` that was written last, of those that have a path file left; None without one.
+
+    `files` maps splits to absolute paths, `path` is the manifest's own.
+    """
+    found = [manifest for manifest in _manifests(folder) if manifest["files"]]
+    return max(found, key=lambda manifest: (manifest["written_at"], manifest["path"]), default=None)
+
+
+def read_manifest_for(pathfile: Path) -> dict[str, Any] | None:
+    """The manifest beside a path file that names it, the newest of several; None where `prepare` did not write it."""
+    file = str(pathfile.absolute())
+    found = [manifest for manifest in _manifests(pathfile.parent) if file in manifest["files"].values()]
+    return max(found, key=lambda manifest: manifest["written_at"], default=None)
+
+
+def _manifests(folder: Path) -> list[dict[str, Any]]:
+    return [found for path in sorted(folder.glob("*.json")) if (found := _load(path))]
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    """A manifest with its paths made absolute and files that are gone left out; None for any other JSON."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        return None
+    folder = path.parent.absolute()
+    there = {key: file for key, name in found["files"].items() if (file := folder / name).is_file()}
+    return {**found, "files": {key: str(file) for key, file in there.items()}, "path": str(path.absolute())}
+
+
+def check_name(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """`manifest`, joined with one of the same name and origin in `folder` that holds other files.
+
+    Raises DataError where that one is of another data root, modality or label map: its files would lose their label map.
+    """
+    old = _load(folder / f"{manifest['name']}.json")
+    new_files = set(manifest["files"].values())
+    left = {key: file for key, file in (old["files"] if old else {}).items() if Path(file).name not in new_files}
+    if old is None or not left:
+        return dict(manifest)
+    if any(old.get(key) != manifest.get(key) for key in ("data_root", "modality", "label_map")):
+        raise DataError(
+            f"{old['path']} describes other path files: data root {old.get('data_root')}, "
+            f"label map {old.get('label_map')}, {', '.join(Path(file).name for file in left.values())}",
+            "Give these another name with --name, or delete that manifest and its files.",
+        )
+    joined = dict(manifest)
+    for part in _PER_SPLIT:
+        values = {key: Path(old[part][key]).name if part == "files" else old[part][key] for key in left}
+        taken = {_free(key, left[key], manifest): value for key, value in values.items()}
+        joined[part] = {**taken, **manifest[part]}
+    return joined
+
+
+def _free(key: str, file: str, manifest: Mapping[str, Any]) -> str:
+    return Path(file).stem if key in manifest["files"] else key
+
+
+def write(folder: Path, manifest: Mapping[str, Any]) -> Path:
+    """Write a manifest as `<name>.json`. Raises DataError where the folder cannot be written to."""
+    path = folder / f"{manifest['name']}.json"
+    write_atomically(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def is_ours(file: Path) -> bool:
+    """Whether `prepare` wrote this path file and may write it again; so may it where there is no such file."""
+    return not file.exists() or read_manifest_for(file) is not None

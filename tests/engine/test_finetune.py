@@ -1,0 +1,216 @@
+"""Training end to end on small data: what a run leaves behind, and that it can be trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ecstfl_cli.engine.finetune import RunResult, finetune
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.errors import CheckpointError, DataError, EcstflError, RegistryError
+from ecstfl_cli.recipe import Recipe
+
+
+def recipe_for(tiny: Any, output: Path, **changes: dict[str, Any]) -> Recipe:
+    """A recipe of seconds: resnet10t at 32 px on tiny data."""
+    video = tiny.train.suffix == ".txt"
+    sections: dict[str, Any] = {
+        "name": "tiny",
+        "output": str(output),
+        "data": {"train": [str(tiny.train)], "test": [str(tiny.test)], "val_split": 0.25},
+        "input": {
+            "modality": "video" if video else "img",
+            "size": 32,
+            "sampling": {"scheme": "uniform", "frames": 4},
+        },
+        "model": {"backbone": "timm/resnet10t", "temporal_head": "mean" if video else None},
+        "optimizer": {"name": "adamw", "lr": 1e-3},
+        "schedule": {"name": "constant"},
+        "train": {"epochs": 2, "batch_size": 4, "workers": 0, "device": "cpu"},
+    }
+    for key, value in changes.items():
+        merge = isinstance(value, dict) and isinstance(sections.get(key), dict)
+        sections[key] = {**sections[key], **value} if merge else value
+    return Recipe.model_validate(sections)
+
+
+def run(recipe: Recipe, resume: Path | None = None) -> RunResult:
+    return finetune(recipe, reporter=Reporter(), resume=resume)
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    left, right = load_file(a), load_file(b)
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_a_run_leaves_everything_a_table_needs(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=3, per_class=8)
+    result = run(recipe_for(data, tmp_path / "runs", losses={"cross_entropy": {}, "ec_stfl": {"weight": 10.0}}))
+    assert result.folder.parent == tmp_path / "runs" / "tiny"
+    names = {path.name for path in result.folder.iterdir()}
+    assert names >= {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.csv",
+        "metrics.json",
+        "last.safetensors",
+        "best.safetensors",
+        "curves.png",
+        "confusion.png",
+        "predictions.csv",
+        "log.txt",
+        "state",
+    }
+    table = pd.read_csv(result.folder / "metrics.csv")
+    assert table["epoch"].tolist() == [1, 2]
+    assert {"lr", "train_loss", "train_war", "loss_cross_entropy", "loss_ec_stfl", "val_war", "val_uar"} <= set(table)
+    weighted = table["loss_cross_entropy"] + 10 * table["loss_ec_stfl"]
+    assert weighted.tolist() == pytest.approx(table["train_loss"].tolist(), rel=1e-5)
+    metrics = json.loads((result.folder / "metrics.json").read_text())
+    assert metrics == json.loads(json.dumps(result.metrics))
+    for which in ("last", "best"):
+        assert metrics[which]["test"]["samples"] == 24
+        assert 0 <= metrics[which]["val"]["uar"] <= 100
+    assert metrics["best"]["val"]["war"] == pytest.approx(table["val_war"].max())
+    assert len(pd.read_csv(result.folder / "predictions.csv")) == 24
+
+
+def test_it_learns_what_can_be_learnt(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=3, per_class=12)
+    result = run(recipe_for(data, tmp_path, train={"epochs": 8}))
+    assert result.metrics["last"]["test"]["war"] > 90
+
+
+@pytest.mark.parametrize("head", ["mean", "gru"])
+def test_clips_train_through_a_temporal_head(tiny_clips: Callable, tmp_path: Path, head: str) -> None:
+    data = tiny_clips(classes=3, per_class=6, frames=6)
+    result = run(recipe_for(data, tmp_path, model={"temporal_head": head}, train={"epochs": 5}))
+    assert result.metrics["last"]["test"]["war"] > 60
+
+
+def test_gamma_zero_is_exactly_cross_entropy(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=3, per_class=6)
+    alone = run(recipe_for(data, tmp_path / "a", losses={"cross_entropy": {}}))
+    zero = run(recipe_for(data, tmp_path / "b", losses={"cross_entropy": {}, "ec_stfl": {"weight": 0.0}}))
+    ten = run(recipe_for(data, tmp_path / "c", losses={"cross_entropy": {}, "ec_stfl": {"weight": 10.0}}))
+    assert same_weights(alone.folder / "last.safetensors", zero.folder / "last.safetensors")
+    assert not same_weights(alone.folder / "last.safetensors", ten.folder / "last.safetensors")
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny_clips: Callable, tmp_path: Path) -> None:
+    data = tiny_clips(classes=3, per_class=4, frames=6)
+    options: dict[str, Any] = {
+        "model": {"temporal_head": "transformer", "temporal_args": {"width": 32, "heads": 2}},  # has dropout
+        "optimizer": {"name": "sgd", "lr": 0.01},
+    }
+    whole = run(recipe_for(data, tmp_path / "whole", **options, train={"epochs": 4}))
+    half = run(recipe_for(data, tmp_path / "half", **options, train={"epochs": 2}))
+    rest = run(recipe_for(data, tmp_path / "half", **options, train={"epochs": 4}), resume=half.folder)
+    assert rest.folder == half.folder
+    assert same_weights(whole.folder / "last.safetensors", rest.folder / "last.safetensors")
+    assert pd.read_csv(rest.folder / "metrics.csv")["epoch"].tolist() == [1, 2, 3, 4]
+
+
+def test_the_number_of_workers_does_not_change_the_result(tiny_clips: Callable, tmp_path: Path) -> None:
+    data = tiny_clips(classes=2, per_class=4, frames=6)
+    alone = run(recipe_for(data, tmp_path / "a"))
+    two = run(recipe_for(data, tmp_path / "b", train={"workers": 2}))
+    assert same_weights(alone.folder / "last.safetensors", two.folder / "last.safetensors")
+
+
+def test_another_seed_gives_another_result(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=2, per_class=4)
+    first = run(recipe_for(data, tmp_path / "a"))
+    second = run(recipe_for(data, tmp_path / "b", seed=1))
+    assert not same_weights(first.folder / "last.safetensors", second.folder / "last.safetensors")
+
+
+def test_resuming_on_other_data_is_refused(tiny_images: Callable, tmp_path: Path) -> None:
+    done = run(recipe_for(tiny_images(classes=2, per_class=4), tmp_path / "runs"))
+    other = tiny_images(classes=2, per_class=6, folder="other")
+    with pytest.raises(CheckpointError, match="another training list"):
+        run(recipe_for(other, tmp_path / "runs", train={"epochs": 3}), resume=done.folder)
+
+
+@pytest.mark.parametrize("make", ["file", "empty", "no_state"])
+def test_resuming_what_is_no_run_says_so(tmp_path: Path, tiny_images: Callable, make: str) -> None:
+    target = tmp_path / "target"
+    if make == "file":
+        target.write_bytes(b"weights")
+    else:
+        target.mkdir()
+        if make == "no_state":
+            (target / "recipe.yaml").write_text("name: x\n")
+    message = {"file": "is a file", "empty": "not a run folder", "no_state": "no state"}[make]
+    with pytest.raises(EcstflError, match=message):
+        run(recipe_for(tiny_images(classes=2), tmp_path), resume=target)
+
+
+def test_a_list_shorter_than_one_batch_is_refused_and_leaves_nothing(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=2, per_class=2)
+    with pytest.raises(DataError, match="fewer than one batch of 32") as caught:
+        run(recipe_for(data, tmp_path / "runs", train={"batch_size": 32}))
+    assert "--batch-size" in caught.value.hint
+    assert not list((tmp_path / "runs" / "tiny").iterdir())
+
+
+def test_choosing_the_best_epoch_on_the_test_list_is_said(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=2, per_class=4)
+    reporter = Reporter()
+    result = finetune(recipe_for(data, tmp_path, data={"val_split": 0.0}), reporter=reporter)
+    assert any("chosen on the test list" in warning for warning in reporter.warnings)
+    assert "test" not in result.metrics["best"]
+    assert result.metrics["best"]["val"]["samples"] == 8
+
+
+def test_training_without_any_evaluation_list_keeps_the_last_epoch(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=2, per_class=4)
+    result = run(recipe_for(data, tmp_path, data={"val_split": 0.0, "test": []}))
+    assert result.metrics["best"] == result.metrics["last"] == {"epoch": 2}
+    assert same_weights(result.folder / "last.safetensors", result.folder / "best.safetensors")
+
+
+def test_labels_are_joined_by_name(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=3, per_class=8)  # 0 happy, 1 sad, 2 neutral
+    recipe = recipe_for(data, tmp_path, data={"label_map": "dfew"}, label_map="fer2013", train={"epochs": 1})
+    result = run(recipe)
+    per_class = result.metrics["last"]["test"]["per_class"]
+    assert {name for name, values in per_class.items() if values["samples"]} == {"happy", "sad", "neutral"}
+    assert list(per_class)[0] == "angry"
+
+
+def test_classes_without_training_samples_are_named(tiny_images: Callable, tmp_path: Path) -> None:
+    reporter = Reporter()
+    finetune(recipe_for(tiny_images(classes=3, per_class=4), tmp_path, train={"epochs": 1}), reporter=reporter)
+    assert any("no sample of: angry, surprise, disgust, fear" in warning for warning in reporter.warnings)
+
+
+def test_training_stops_after_max_steps(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=3, per_class=8)
+    result = run(recipe_for(data, tmp_path, train={"epochs": 50, "max_steps": 6}))
+    assert result.metrics["epochs"] == 2  # 18 samples, 4 steps an epoch: 4 + 2
+
+
+def test_a_loss_that_explodes_stops_the_run(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=2, per_class=8)
+    recipe = recipe_for(data, tmp_path, optimizer={"name": "sgd", "lr": 1e12}, train={"epochs": 20})
+    with pytest.raises(EcstflError, match="the loss is") as caught:
+        run(recipe)
+    assert "--lr" in caught.value.hint
+
+
+def test_what_the_recipe_names_must_exist(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=2, per_class=4)
+    with pytest.raises(DataError, match="path files not found"):
+        run(recipe_for(data, tmp_path, data={"train": ["nowhere.csv"]}))
+    with pytest.raises(RegistryError, match="unknown loss"):
+        run(recipe_for(data, tmp_path, losses={"ecstfl": {}}))
+    with pytest.raises(EcstflError, match="losses.ec_stfl.args"):
+        run(recipe_for(data, tmp_path, losses={"cross_entropy": {}, "ec_stfl": {"args": {"margin": 1}}}))
