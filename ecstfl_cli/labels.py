@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from ecstfl_cli.errors import LabelMapError, suggest
+from ecstfl_cli.errors import LabelMapError, RegistryError, suggest
 
 SYNONYMS: dict[str, str] = {
     "happiness": "happy",
@@ -117,7 +117,10 @@ def remap(source: LabelMap, target: LabelMap) -> list[int]:
 
 
 def label_map_from(value: str | Sequence[str]) -> LabelMap:
-    """A label map from the registry by name, or one named `custom` from a list of class names."""
+    """A label map from the registry by name, or one named `custom` from a list of class names.
+
+    Raises RegistryError where the name is unknown, ambiguous or broken, LabelMapError where the list makes no map.
+    """
     if not isinstance(value, str):
         return LabelMap("custom", tuple(value))
     from ecstfl_cli import registry
@@ -125,7 +128,7 @@ def label_map_from(value: str | Sequence[str]) -> LabelMap:
     found = registry.load("label_maps", value)
     if not isinstance(found, LabelMap):
         owner = registry.find("label_maps", value).owner
-        raise LabelMapError(
+        raise RegistryError(
             f"label map {value!r} of {owner} is not an api.LabelMap ({type(found).__name__})",
             "`ecstfl plugins --group label_maps --check` shows which label maps can be used.",
         )

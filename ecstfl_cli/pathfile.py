@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from ecstfl_cli.api import Modality, PathRow
 from ecstfl_cli.errors import DataError, LabelMapError, listing
-from ecstfl_cli.labels import LabelMap
+from ecstfl_cli.labels import INDEX, LabelMap
 from ecstfl_cli.media.atomic import complete_file
 
 SUFFIXES: dict[Modality, str] = {"img": ".csv", "video": ".txt"}
@@ -29,7 +29,6 @@ PATH_COLUMNS = ("filepath", "path")
 LABEL_COLUMNS = ("expression", "label")
 UNKNOWN = "-1"
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _COUNT = re.compile(r"[0-9]{1,18}")
 _ABSOLUTE = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 _SAMPLE = 64
@@ -300,7 +299,7 @@ def _txt_table(path: Path, text: str, label_map: LabelMap | None, require_labels
 
 def _may_be_label(word: str, label_map: LabelMap | None) -> bool:
     """Whether a last word is a label; without a map any word may be one, and is asked for a map later."""
-    if label_map is None or _INTEGER.fullmatch(word):
+    if label_map is None or INDEX.fullmatch(word):
         return True
     try:
         label_map.index(word)
@@ -323,7 +322,7 @@ def _label_reader(label_map: LabelMap | None, require_labels: bool) -> Callable[
                 fit = f"label {text!r} is not in label map {label_map.name!r}"
                 return None, fit, f"Classes of {label_map.name}: {label_map.describe()}."
         if not _COUNT.fullmatch(text):
-            is_index = _INTEGER.fullmatch(text)
+            is_index = INDEX.fullmatch(text)
             wrong = f"label {text!r} is negative" if is_index else f"label {text!r} is a class name"
             return None, wrong, "" if is_index else "Name the label map of the file with --label-map."
         return int(text), "", ""

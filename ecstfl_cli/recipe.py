@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from ecstfl_cli.api import FrameSampling, InputSpec, ModelSpec
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Problem = tuple[tuple[str, ...], str]
 
 
@@ -59,11 +60,16 @@ class DataSection(Section):
     val: PathFiles = Field(default_factory=list, description="path files to choose the best epoch on")
     test: PathFiles = Field(default_factory=list, description="path files to report last and best on, after training")
     val_split: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="fraction of the training list held out for choosing the best epoch, stratified and seeded"
+        default=0.0,
+        description="fraction of the training list held out for choosing the best epoch, stratified and seeded",
     )
-    root: str | None = Field(None, description="folder that relative paths start from")
-    label_map: LabelMapValue | None = Field(None, description="label map of the path files, where it is not the model's")
-    skip_bad: bool = Field(False, description="leave unreadable rows out, into a rejects file, instead of stopping")
+    root: str | None = Field(default=None, description="folder that relative paths start from")
+    label_map: LabelMapValue | None = Field(
+        default=None, description="label map of the path files, where neither `prepare` noted one nor it is the model's"
+    )
+    skip_bad: bool = Field(
+        default=False, description="leave unreadable rows out, into a rejects file, instead of stopping"
+    )
 
 
 class SamplingSection(Section):
@@ -104,20 +110,22 @@ class AugmentSection(Section):
     ratio: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = Field(
         default_factory=lambda: [3 / 4, 4 / 3], description="width over height of the crop"
     )
-    hflip: Fraction = Field(0.5, description="probability of a horizontal flip")
+    hflip: Fraction = Field(default=0.5, description="probability of a horizontal flip")
 
 
 class ModelSection(Section):
     """The network and where its first weights come from."""
 
-    backbone: str = Field("torchvision/r3d_18", description="registry name; `ecstfl plugins` lists them")
+    backbone: str = Field(default="torchvision/r3d_18", description="registry name; `ecstfl plugins` lists them")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the backbone")
     temporal_head: Literal["mean", "lstm", "gru", "transformer"] | None = Field(
-        None, description="how an image backbone serves clips"
+        default=None, description="how an image backbone serves clips"
     )
     temporal_args: dict[str, Any] = Field(default_factory=dict)
-    checkpoint: str | None = Field(None, description="weights to start from: a file or a name of the catalogue")
-    replace_head: bool = Field(False, description="allow the checkpoint's head to have other classes, and replace it")
+    checkpoint: str | None = Field(default=None, description="weights to start from: a file or a name of the catalogue")
+    replace_head: bool = Field(
+        default=False, description="allow the checkpoint's head to have other classes, and replace it"
+    )
 
     def to_spec(self, num_classes: int) -> ModelSpec:
         """The api.ModelSpec that builds the network."""
@@ -141,7 +149,10 @@ class OptimizerSection(Section):
 
 
 class ScheduleSection(Section):
-    """Learning rate over the epochs: `step` multiplies by `factor` every `step_size` epochs, `cosine` falls to `min_lr`."""
+    """Learning rate over the epochs.
+
+    `step` multiplies by `factor` every `step_size` epochs, `cosine` falls to `min_lr`, `constant` stays.
+    """
 
     name: Literal["step", "cosine", "constant"] = "step"
     step_size: Annotated[int, Field(ge=1)] = 50
@@ -158,19 +169,25 @@ class TrainSection(Section):
     workers: Annotated[int, Field(ge=0)] = 4
     device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    select_by: Literal["war", "uar"] = Field("war", description="metric on the validation samples that picks the best")
-    max_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="stop after so many steps, for trying out")
+    select_by: Literal["war", "uar"] = Field(
+        default="war", description="metric on the validation samples that picks the best"
+    )
+    max_steps: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="stop after so many steps, for trying out"
+    )
 
 
 class Recipe(Section):
     """One experiment. `losses` maps a registry name to its term of the weighted sum."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     description: str = ""
     label_map: LabelMapValue = Field(
-        "dfew", description="classes of the model: a registered label map, or class names in index order"
+        default="dfew", description="classes of the model: a registered label map, or class names in index order"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the weights, the order, the augmentation, the split")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="of the weights, the order, the augmentation, the split"
+    )
     data: DataSection = Field(default_factory=DataSection)
     input: InputSection = Field(default_factory=InputSection)
     augment: AugmentSection = Field(default_factory=AugmentSection)
@@ -179,7 +196,7 @@ class Recipe(Section):
     optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
     schedule: ScheduleSection = Field(default_factory=ScheduleSection)
     train: TrainSection = Field(default_factory=TrainSection)
-    output: str = Field("runs", description="folder that run folders are made in")
+    output: str = Field(default="runs", description="folder that run folders are made in")
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -85,15 +85,20 @@ def scan() -> tuple[list[Entry], list[Fault]]:
 
 def index(group: str) -> dict[str, list[Entry]]:
     """Every declared component of a group by name; two entries under one name are a clash."""
-    if group not in GROUPS:
-        raise RegistryError(
-            f"there is no component group {group!r}", f"{suggest(group, GROUPS)}Groups: {', '.join(GROUPS)}"
-        )
+    require_group(group)
     found: dict[str, list[Entry]] = {}
     for entry in scan()[0]:
         if entry.group == group:
             found.setdefault(entry.name, []).append(entry)
     return found
+
+
+def require_group(group: str) -> None:
+    """Raises RegistryError, listing the groups, where there is no such group."""
+    if group not in GROUPS:
+        raise RegistryError(
+            f"there is no component group {group!r}", f"{suggest(group, GROUPS)}Groups: {', '.join(GROUPS)}"
+        )
 
 
 def find(group: str, name: str) -> Entry:
@@ -116,7 +121,7 @@ def find(group: str, name: str) -> Entry:
         hint = f"{bare!r} is declared by {', '.join(e.owner for e in claims)}. "
     else:
         hint = f"{suggest(bare, _shown(entries))}Available: {', '.join(_shown(entries)) or 'none'}. "
-    raise RegistryError(f"unknown {SINGULAR[group]} {name!r}", f"{hint}`ecstfl plugins` lists every component.")
+    raise RegistryError(f"unknown {SINGULAR[group]} {name!r}", f"{hint}`ecstfl plugins` lists what is installed.")
 
 
 def load(group: str, name: str) -> Any:

@@ -33,8 +33,7 @@ def _has_build_backend() -> bool:
     """Whether this environment can build the example itself; otherwise pip fetches its build backend."""
     if importlib.util.find_spec("setuptools") is None:
         return False
-    major, minor = re.findall(r"\d+", importlib.metadata.version("setuptools"))[:2]
-    return (int(major), int(minor)) >= (70, 1)
+    return int(importlib.metadata.version("setuptools").partition(".")[0]) >= 77
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from ecstfl_cli import registry
 from ecstfl_cli.components import label_maps
-from ecstfl_cli.errors import EcstflError, LabelMapError
+from ecstfl_cli.errors import LabelMapError, RegistryError
 from ecstfl_cli.labels import LabelMap, canonical, label_map_from, remap, side_by_side
 
 DFEW = LabelMap("dfew", ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear"))
@@ -142,13 +142,13 @@ def test_a_list_of_names_is_a_map_of_its_own() -> None:
 
 
 def test_an_unknown_map_suggests() -> None:
-    with pytest.raises(EcstflError, match="Did you mean 'fer2013'"):
+    with pytest.raises(RegistryError, match="Did you mean 'fer2013'"):
         label_map_from("fer2031")
 
 
 def test_a_plugin_that_hands_out_something_else_is_named(fake_distribution) -> None:
     fake_distribution("mapper", {"label_maps": {"odd": "mapper_mod:odd"}}, {"mapper_mod.py": "odd = ['happy', 'sad']"})
-    with pytest.raises(LabelMapError, match=r"'odd' of mapper 1\.0 is not an api\.LabelMap \(list\)"):
+    with pytest.raises(RegistryError, match=r"'odd' of mapper 1\.0 is not an api\.LabelMap \(list\)"):
         label_map_from("odd")
 
 

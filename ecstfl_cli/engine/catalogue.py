@@ -102,24 +102,27 @@ def local_file(entry: CatalogueEntry, folder: Path = FOLDER) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def locate(name: str | Path, folder: Path = FOLDER) -> Path:
-    """The file that a user means: a path, a run folder (its best, else its last), or a name looked up in `folder`.
-
-    Raises CheckpointError with near matches, or with how to fetch a known file that is not here.
-    """
-    path, name = Path(name), str(name)
-    known = {entry.name: entry for entry in entries()}
+def search(name: str | Path, folder: Path = FOLDER) -> Path | None:
+    """The file that a user means: a path, a run folder (its best, else its last), or a name looked up in `folder`."""
+    path = Path(name)
     in_run = [path / "best.safetensors", path / "last.safetensors"]
     in_folder = [folder / f"{name}{suffix}" for suffix in ("", ".pth", ".safetensors")]
     found = next((p for p in (path, *in_run, *in_folder) if p.is_file()), None)
-    if found is None and name in known:
-        found = local_file(known[name], folder)
+    entry = next((e for e in entries() if e.name == str(name)), None)
+    return found or (local_file(entry, folder) if entry else None)
+
+
+def locate(name: str | Path, folder: Path = FOLDER) -> Path:
+    """What `search` finds. Raises CheckpointError with near matches, or with how to fetch a known file."""
+    found = search(name, folder)
     if found is None:
-        raise _not_found(name, path, folder, known)
+        raise _not_found(str(name), folder)
     return found
 
 
-def _not_found(name: str, path: Path, folder: Path, known: Mapping[str, CatalogueEntry]) -> CheckpointError:
+def _not_found(name: str, folder: Path) -> CheckpointError:
+    path = Path(name)
+    known = {entry.name: entry for entry in entries()}
     if name in known:
         entry = known[name]
         return CheckpointError(f"{name} is not on this machine: no {folder / entry.file}", entry.how_to_get(folder))

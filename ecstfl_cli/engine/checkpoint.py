@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ecstfl_cli.api import InputSpec, Modality, ModelSpec
+from ecstfl_cli.api import InputSpec, ModelSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.engine.catalogue import FOLDER, locate
 from ecstfl_cli.engine.reporter import Reporter
@@ -249,7 +249,8 @@ def initialise(network: nn.Module, checkpoint: Checkpoint, *, labels: LabelMap, 
     classes is left out, and the network keeps its fresh one, only if `replace_head` says so. An image checkpoint may
     start the frame backbone of a network with a temporal head. Raises CheckpointError where the weights do not fit.
     """
-    head = head_dimensions(checkpoint.model, checkpoint.input.modality)
+    same = bare(lambda: build_model(checkpoint.model, checkpoint.input.modality))
+    head = head_dimensions(same, checkpoint.model.num_classes)
     trunk = {key: tensor for key, tensor in checkpoint.state.items() if key not in head}
     own = network.state_dict()
     frame_trunk = {_FRAME_BACKBONE + key: tensor for key, tensor in trunk.items()}
@@ -327,17 +328,21 @@ class without_weights(TorchFunctionMode):  # noqa: N801 (a context manager)
         return func(*args, **({**kwargs, "device": "meta"} if func is torch.empty else kwargs))
 
 
-def head_dimensions(model: ModelSpec, modality: Modality) -> dict[str, int]:
-    """The parameters that depend on the number of classes, each with the dimension that counts them."""
+def bare(build: Callable[[], Any]) -> Any:
+    """What `build` returns, a network for its names and shapes only."""
     try:
         with without_weights():
-            return _head_dimensions(build_model(model, modality), model.num_classes)
+            return build()
     except RuntimeError:
         # A network that computes with its fresh weights needs them.
-        return _head_dimensions(build_model(model, modality), model.num_classes)
+        return build()
 
 
-def _head_dimensions(network: Any, num_classes: int) -> dict[str, int]:
+def head_dimensions(network: Any, num_classes: int) -> dict[str, int]:
+    """The parameters that depend on K = `num_classes`, each with the dimension that counts them.
+
+    The network, a bare one, is left with another classifier.
+    """
     before = {key: tensor.shape for key, tensor in network.state_dict().items()}
     network.reset_classifier(num_classes + 1)
     after = network.state_dict()

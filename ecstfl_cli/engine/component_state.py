@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.metadata
 import importlib.util
 import pkgutil
 import symtable
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -44,21 +46,23 @@ class ComponentState:
 
 
 def component_states(group: str | None = None, check: bool = False) -> list[ComponentState]:
-    """Every declared component with its state.
+    """Every declared component, or those of one group, with its state.
 
     Without `check` nothing is imported: the source is found and read. With it every component is loaded by itself.
+    Raises RegistryError for an unknown group.
     """
     if group is not None:
-        registry.index(group)
+        registry.require_group(group)
     entries, faults = registry.scan()
+    problem = load_problem if check else _Sources().problem
     found = [ComponentState("", "", f.distribution, f.version, "broken", f.reason) for f in faults]
-    sources = _Sources()
     for entry in entries:
         if group in (None, entry.group):
-            why = load_problem(entry) if check else sources.problem(entry)
-            rivals = [] if why else rival_distributions(entry, entries)
-            state = "broken" if why else "duplicate" if rivals else "ok"
-            reason = why or (f"also in {', '.join(rivals)}" if rivals else "")
+            state, reason = "ok", problem(entry)
+            if reason:
+                state = "broken"
+            elif rivals := rival_distributions(entry, entries):
+                state, reason = "duplicate", f"also in {', '.join(rivals)}"
             found.append(ComponentState(entry.group, entry.name, entry.distribution, entry.version, state, reason))
     return found
 
@@ -80,8 +84,18 @@ def load_problem(entry: registry.Entry) -> str:
             target = registry.load_entry(entry)
     except RegistryError as error:
         cause = error.__cause__
-        return f"{type(cause).__name__}: {cause}".strip().rstrip(":")
+        return f"{type(cause).__name__}: {cause}".strip().rstrip(":") + _place(cause)
     return _contract_problem(entry.group, target)
+
+
+def _place(error: BaseException | None) -> str:
+    """` (FILE, line N)` where the error was raised by somebody's module and not by looking for it."""
+    frames = traceback.extract_tb(error.__traceback__) if error else []
+    raised = [f for f in frames if not f.filename.startswith("<frozen")]
+    searching = {registry.__file__, importlib.__file__, importlib.metadata.__file__}
+    if not raised or raised[-1].filename in searching:
+        return ""
+    return f" ({PurePath(raised[-1].filename).name}, line {raised[-1].lineno})"
 
 
 def _contract_problem(group: str, target: Any) -> str:
@@ -119,7 +133,7 @@ class _Sources:
         """Why loading the entry would fail, as far as the source shows, else an empty string."""
         try:
             module, attribute = entry.entry_point.module, entry.entry_point.attr
-        except AttributeError:
+        except (AttributeError, AssertionError):  # by version of Python
             return f"{entry.entry_point.value!r} is not written as module:object"
         try:
             names = self._module(module).names

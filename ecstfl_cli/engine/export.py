@@ -170,5 +170,3 @@ def _target(source: Path, out: Path | None, suffix: str) -> Path:
     if out.suffix.lower() != suffix:
         raise ExportError(f"--out {out} does not end in {suffix}", f"Write --out {out.with_suffix(suffix)}")
     return out
-
-

@@ -14,6 +14,7 @@ from ecstfl_cli.labels import LabelMap
 
 FORMAT_VERSION = 1
 _PREFIX = "ecstfl."
+_NEEDED = ("format_version", "label_map", "class_names", "synonyms", "input", "model")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def export_metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "version": __version__,
         "label_map": checkpoint.labels.name,
         "class_names": list(checkpoint.labels.names),
+        "synonyms": dict(checkpoint.labels.synonyms),
         "input": checkpoint.input.to_dict(),
         "model": checkpoint.model.to_dict(),
     }
@@ -52,12 +54,12 @@ def read_export_metadata(metadata: Mapping[str, str], source: str) -> ExportedMo
             "Export a checkpoint: ecstfl export CHECKPOINT --format onnx",
         )
     try:
-        values = {key: metadata[_PREFIX + key] for key in ("format_version", "label_map", "class_names", "input", "model")}
+        values = {key: metadata[_PREFIX + key] for key in _NEEDED}
         version = int(values["format_version"])
         if version <= FORMAT_VERSION:
             return ExportedModel(
                 InputSpec.from_dict(json.loads(values["input"])),
-                LabelMap(values["label_map"], tuple(json.loads(values["class_names"]))),
+                LabelMap(values["label_map"], tuple(json.loads(values["class_names"])), json.loads(values["synonyms"])),
                 json.loads(values["model"])["backbone"],
             )
     except (KeyError, ValueError, TypeError) as error:

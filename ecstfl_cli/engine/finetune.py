@@ -16,7 +16,6 @@ from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.components.frame_model import FrameModel
 from ecstfl_cli.components.transforms import Augmentation
 from ecstfl_cli.engine.checkpoint import initialise, load_native, open_checkpoint, save_checkpoint
-from ecstfl_cli.engine.evaluate import Predictions
 from ecstfl_cli.engine.loader import EvaluationOrder, TrainingOrder, evaluation_loader, training_loader
 from ecstfl_cli.engine.objective import Objective
 from ecstfl_cli.engine.optimisation import build_optimizer
@@ -38,6 +37,8 @@ from ecstfl_cli.media.sinks import write_predictions
 from ecstfl_cli.recipe import Recipe
 from ecstfl_cli.recipe_loading import dump
 from ecstfl_cli.report.plots import plot_confusion, plot_curves
+
+PLOT_EVERY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,10 @@ def _start(recipe: Recipe) -> Accelerator:
 
 def _load_first_weights(recipe: Recipe, network: Any, labels: LabelMap, reporter: Reporter) -> None:
     assert recipe.model.checkpoint
-    backbone = None if recipe.model.temporal_head else recipe.model.backbone
-    checkpoint = open_checkpoint(recipe.model.checkpoint, backbone=backbone, reporter=reporter)
+    needs_head = not (recipe.model.replace_head or recipe.model.temporal_head)
+    checkpoint = open_checkpoint(
+        recipe.model.checkpoint, backbone=recipe.model.backbone, need_labels=needs_head, reporter=reporter
+    )
     for note in initialise(network, checkpoint, labels=labels, replace_head=recipe.model.replace_head):
         reporter.note(note)
 
@@ -167,38 +170,42 @@ class _Saver:
 
 def _train(trainer: Trainer, loaders: _Loaders, state: TrainingState, saver: _Saver, fingerprint: str) -> None:
     recipe, run = saver.recipe, saver.run
-    steps_per_epoch = len(loaders.order)
+    steps_per_epoch, plotted = len(loaders.order), 0.0
     limit = recipe.train.max_steps or recipe.train.epochs * steps_per_epoch
     while state.epoch < recipe.train.epochs and state.epoch * steps_per_epoch < limit:
         started = time.monotonic()
         steps = min(steps_per_epoch, limit - state.epoch * steps_per_epoch)
-        row = {"epoch": state.epoch + 1}
+        row: dict[str, Any] = {"epoch": state.epoch + 1}
         row |= trainer.train_epoch(state.epoch, loaders.train, loaders.order, steps)
+        state.last = {"epoch": row["epoch"]}
         if loaders.val is not None:
             metrics = trainer.predict(loaders.val, "validation").metrics()
             row |= {"val_war": metrics.war, "val_uar": metrics.uar, "val_macro_f1": metrics.macro_f1}
+            state.last["val"] = metrics.to_dict(saver.labels.names)
         row["seconds"] = time.monotonic() - started
         state.epoch += 1
         state.rows.append(row)
         saver.checkpoint(run.last, trainer.network, row)
-        if _is_best(row, state.best, recipe.train.select_by):
-            state.best = row
+        if _is_best(state, recipe.train.select_by):
+            state.best = state.last
             saver.checkpoint(run.best, trainer.network, row)
         state.save(run.state, trainer.network, trainer.optimizer, trainer.scaler, fingerprint)
         run.write_metrics_table(state.rows)
-        plot_curves(state.rows, run.curves)
+        # Short epochs come faster than a picture of them is worth.
+        if time.monotonic() - plotted > PLOT_EVERY_SECONDS:
+            plot_curves(state.rows, run.curves)
+            plotted = time.monotonic()
         trainer.reporter.note(_epoch_line(row, recipe.train.epochs, state.best))
 
 
-def _is_best(row: dict[str, Any], best: dict[str, Any] | None, metric: str) -> bool:
+def _is_best(state: TrainingState, metric: str) -> bool:
     """Without validation samples the latest epoch counts as the best."""
-    key = f"val_{metric}"
-    return best is None or key not in row or row[key] > best[key]
+    return not state.best or "val" not in state.last or state.last["val"][metric] > state.best["val"][metric]
 
 
-def _epoch_line(row: dict[str, Any], epochs: int, best: dict[str, Any] | None) -> str:
+def _epoch_line(row: dict[str, Any], epochs: int, best: dict[str, Any]) -> str:
     line = f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}, train WAR {row['train_war']:.2f}"
-    if "val_war" in row and best is not None:
+    if "val_war" in row:
         line += f", val WAR {row['val_war']:.2f} UAR {row['val_uar']:.2f} (best epoch {best['epoch']})"
     return line + f", {row['clips_per_second']:.1f} clips/s, {row['seconds']:.0f} s"
 
@@ -206,24 +213,23 @@ def _epoch_line(row: dict[str, Any], epochs: int, best: dict[str, Any] | None) -
 def _conclude(
     trainer: Trainer, loaders: _Loaders, state: TrainingState, saver: _Saver, reporter: Reporter
 ) -> RunResult:
-    """Evaluate the last and the best checkpoint on every list, and write what a paper's table needs."""
+    """Evaluate the last and the best checkpoint on the test list, and write what a paper's table needs."""
     run, labels = saver.run, saver.labels
+    plot_curves(state.rows, run.curves)
     results: dict[str, Any] = {"selected_by": f"val_{saver.recipe.train.select_by}", "epochs": state.epoch}
-    shown: tuple[str, Predictions] | None = None
-    for which, path in (("last", run.last), ("best", run.best)):
-        row = state.rows[-1] if which == "last" else state.best
-        assert row is not None
-        trainer.network.load_state_dict(load_native(path).state)
-        results[which] = {"epoch": row["epoch"]}
-        for split, loader in (("val", loaders.val), ("test", loaders.test)):
-            if loader is not None:
+    results |= {"last": dict(state.last), "best": dict(state.best)}
+    split, loader = ("test", loaders.test) if loaders.test is not None else ("val", loaders.val)
+    if loader is not None:
+        predictions = None
+        for which, path in (("last", run.last), ("best", run.best)):
+            if predictions is None or state.best["epoch"] != state.last["epoch"]:
+                trainer.network.load_state_dict(load_native(path).state)
                 predictions = trainer.predict(loader, f"{which} on {split}")
-                results[which][split] = predictions.metrics().to_dict(labels.names)
-                shown = (f"{which} checkpoint (epoch {row['epoch']}) on {split}", predictions)
-    if shown:
-        title, predictions = shown
+            results[which][split] = predictions.metrics().to_dict(labels.names)
+        assert predictions is not None
+        title = f"best checkpoint (epoch {state.best['epoch']}) on {split}"
         write_predictions(predictions, labels.names, run.predictions)
-        plot_confusion(predictions.metrics().confusion, labels.names, run.path / "confusion.png", title)
+        plot_confusion(predictions.metrics().confusion, labels.names, run.confusion, title)
     run.write_json(run.metrics, results)
     reporter.note(f"finished; everything is in {run.path}")
     return RunResult(run.path, results)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ecstfl_cli import registry
 from ecstfl_cli.api import InputSpec, Modality, ModelSpec
+from ecstfl_cli.components.backbones import torchvision_family
 from ecstfl_cli.engine.catalogue import entry_of_file
-from ecstfl_cli.engine.checkpoint import Checkpoint, differences, head_dimensions, is_safetensors, without_weights
+from ecstfl_cli.engine.checkpoint import Checkpoint, bare, differences, head_dimensions, is_safetensors
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.restricted_pickle import TensorRef
 from ecstfl_cli.engine.torch_file import open_torch_file
@@ -23,9 +25,11 @@ from ecstfl_cli.labels import LabelMap, label_map_from
 
 _ENTRIES = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+# A hostile file may wrap a dict in itself.
+_DEEPEST_WRAPPING = 4
 _DEFAULT_LABEL_MAP = "dfew"
 # What the reference release trains, and so the likeliest; the rest of the family follows.
-_TRIED_FIRST = ("torchvision/r3d_18", "torchvision/resnet18")
+_TRIED_FIRST = ("r3d_18", "resnet18")
 _REFERENCE_INPUT: dict[Modality, InputSpec] = {
     "video": InputSpec("video", 112),
     "img": InputSpec("img", 224),
@@ -48,9 +52,10 @@ def read_foreign(path: Path) -> ForeignWeights:
     It may be the whole file or its entry `state_dict`, `model_state_dict`, `model` or `net`; `module.` and similar
     prefixes are cut. Raises CheckpointError where the file is damaged, asks for code, or holds no state dict.
     """
+    dropped: list[str] = []
     if is_safetensors(path):
         try:
-            state, dropped = load_file(path), []
+            state = load_file(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged or cut short: {error}", "Fetch it again.") from error
     else:
@@ -72,13 +77,15 @@ def read_foreign(path: Path) -> ForeignWeights:
 def _unwrapped(content: Any) -> tuple[Mapping[Any, Any], list[str]]:
     """The innermost dict that is or wraps the state dict, and the names of the entries beside it."""
     dropped: list[str] = []
-    while isinstance(content, Mapping):
+    for _ in range(_DEEPEST_WRAPPING):
+        if not isinstance(content, Mapping):
+            return {}, dropped
         entry = next((name for name in _ENTRIES if isinstance(content.get(name), Mapping)), None)
         if entry is None:
             return content, dropped
         dropped += [str(key) for key in content if key != entry]
         content = content[entry]
-    return {}, dropped
+    return content, dropped
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -98,9 +105,9 @@ def recognise_backbone(state: Mapping[str, Tensor]) -> str:
     Key names and shapes must all agree, the classifier apart. Raises CheckpointError, with some of the keys, where
     none does.
     """
-    for name in _candidates():
+    for name in _candidates(state):
         network = _bare(name)
-        if not _differences_of_trunk(network, _adapted(network, state)):
+        if not _trunk_differences(network, _adapted(network, state), ("head.weight", "head.bias")):
             return name
     sample = [f"{key} {tuple(tensor.shape)}" for key, tensor in state.items()]
     raise CheckpointError(
@@ -109,19 +116,17 @@ def recognise_backbone(state: Mapping[str, Tensor]) -> str:
     )
 
 
-def _candidates() -> Iterator[str]:
-    from ecstfl_cli.components.backbones import torchvision_family
-
-    yield from _TRIED_FIRST
-    for member in torchvision_family.names():
-        if f"torchvision/{member}" not in _TRIED_FIRST:
-            yield f"torchvision/{member}"
+def _candidates(state: Mapping[str, Tensor]) -> Iterator[str]:
+    """torchvision's networks for clips if there is a three-dimensional convolution, else those for stills."""
+    clips = set(torchvision.models.list_models(module=torchvision.models.video))
+    wants_clips = any(tensor.ndim == 5 for tensor in state.values())
+    members = [name for name in torchvision_family.names() if (name in clips) == wants_clips]
+    for member in sorted(members, key=lambda name: name not in _TRIED_FIRST):
+        yield f"torchvision/{member}"
 
 
 def _bare(backbone: str, num_classes: int = 2) -> Any:
-    """A network for its names and shapes only."""
-    with without_weights():
-        return registry.load("backbones", backbone)(num_classes)
+    return bare(lambda: registry.load("backbones", backbone)(num_classes))
 
 
 def _adapted(network: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -130,11 +135,9 @@ def _adapted(network: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return adapt(dict(state))
 
 
-def _differences_of_trunk(network: Any, state: Mapping[str, Tensor]) -> list[str]:
-    own = network.state_dict()
-    head = [key for key in own if key.startswith("head.")]
-    trunk = {key: tensor for key, tensor in own.items() if key not in head}
-    return differences(trunk, {key: tensor for key, tensor in state.items() if key not in head})
+def _trunk_differences(network: Any, state: Mapping[str, Tensor], head: Iterable[str]) -> list[str]:
+    own = {key: tensor for key, tensor in network.state_dict().items() if key not in head}
+    return differences(own, {key: tensor for key, tensor in state.items() if key not in head})
 
 
 # --- into a checkpoint -----------------------------------------------------------------------------------------------
@@ -158,20 +161,17 @@ def foreign_to_checkpoint(
     name = backbone or _recognised(path, weights)
     network = _bare(name)
     state = _adapted(network, weights.state)
-    classes = _number_of_classes(path, name, network.modality, state)
-    problems = differences(_bare(name, classes).state_dict(), state)
-    if problems:
-        raise CheckpointError(
-            f"the weights in {path} are not those of {name}:\n{listing(problems)}",
-            "Without --backbone the torchvision networks are recognised by themselves.",
-        )
-    entry = entry_of_file(path)
+    classes = _number_of_classes(path, name, network, state)
     labels = _labels(path, classes, label_map, need_labels, reporter)
+    entry = entry_of_file(path)
     spec = entry.input_spec if entry and entry.backbone == name else _REFERENCE_INPUT[network.modality]
-    notes = _notes(weights, name, classes)
-    for note in notes:
+    checkpoint = Checkpoint(ModelSpec(name, classes), spec, labels, state, source=str(path))
+    checkpoint.notes = _notes(weights, checkpoint)
+    if entry and label_map is None:
+        checkpoint.notes.append(f"classes {labels.describe()}: {entry.label_map_note}")
+    for note in checkpoint.notes:
         reporter.note(f"{path}: {note}")
-    return Checkpoint(ModelSpec(name, classes), spec, labels, state, source=str(path), notes=notes)
+    return checkpoint
 
 
 def _recognised(path: Path, weights: ForeignWeights) -> str:
@@ -181,22 +181,30 @@ def _recognised(path: Path, weights: ForeignWeights) -> str:
         raise CheckpointError(f"{path}: {error.message}", error.hint) from error
 
 
-def _number_of_classes(path: Path, backbone: str, modality: Modality, state: Mapping[str, Tensor]) -> int:
-    """K, from the tensor of the classifier."""
-    for key, dim in head_dimensions(ModelSpec(backbone, 2), modality).items():
-        if key in state and state[key].ndim > dim:
-            return state[key].shape[dim]
-    raise CheckpointError(
-        f"{path} holds no classifier of {backbone}; its keys are:\n{listing(list(state), limit=8)}",
-        "Weights without a classifier cannot be used as a model, nor is it known whether they belong to this network.",
-    )
+def _number_of_classes(path: Path, backbone: str, network: Any, state: Mapping[str, Tensor]) -> int:
+    """K, from the classifier in `state`. Raises CheckpointError where the tensors are not those of the network."""
+    head = head_dimensions(network, 2)
+    problems = _trunk_differences(network, state, head)
+    sizes = {state[key].shape[dim] for key, dim in head.items() if key in state and state[key].ndim > dim}
+    if not problems and not sizes:
+        raise CheckpointError(
+            f"{path} holds {backbone} without a classifier", "Give a file with the weights of its last layer."
+        )
+    if not problems:
+        problems = differences(_bare(backbone, max(sizes)).state_dict(), state)
+    if problems:
+        raise CheckpointError(
+            f"the weights in {path} are not those of {backbone}:\n{listing(problems)}",
+            "Give the backbone they were trained with; `ecstfl checkpoints show FILE` recognises torchvision's.",
+        )
+    return max(sizes)
 
 
 def _labels(path: Path, classes: int, label_map: LabelMap | None, need_labels: bool, reporter: Reporter) -> LabelMap:
     entry = entry_of_file(path)
-    if not need_labels and label_map is None:
-        return LabelMap("unknown", tuple(f"class {k}" for k in range(classes)))
     labels = label_map or (label_map_from(entry.label_map) if entry else None)
+    if labels is None and not need_labels:
+        return LabelMap("unknown", tuple(f"class {k}" for k in range(classes)))
     if labels is None and classes == len(default := label_map_from(_DEFAULT_LABEL_MAP)):
         reporter.warn(
             f"{path} does not name its classes; they are taken to be in the order {default.describe()}. "
@@ -213,13 +221,16 @@ def _labels(path: Path, classes: int, label_map: LabelMap | None, need_labels: b
             f"{path} has {classes} classes, label map {labels.name!r} has {len(labels)}: {labels.describe()}",
             "Give the right order with --label-map NAME; `ecstfl plugins` lists the label maps.",
         )
-    if entry and label_map is None:
-        reporter.note(f"{path}: classes {labels.describe()} ({entry.label_map_note})")
     return labels
 
 
-def _notes(weights: ForeignWeights, backbone: str, classes: int) -> list[str]:
-    notes = [f"read as {backbone} with {classes} classes"]
+def _notes(weights: ForeignWeights, checkpoint: Checkpoint) -> list[str]:
+    """What was assumed and what was left out, for the user to see."""
+    model, spec = checkpoint.model, checkpoint.input
+    notes = [
+        f"read as {model.backbone} with {model.num_classes} classes, "
+        f"fed {spec.size}x{spec.size} with values in [0, 1] as the reference release feeds its networks"
+    ]
     if weights.prefix:
         notes.append(f"prefix {weights.prefix!r} cut from every key")
     if weights.dropped:

@@ -1,4 +1,4 @@
-"""The manifest beside path files: what `prepare` wrote, from where, with whose labels. Found by folder or by path file."""
+"""The manifest beside path files: what `prepare` wrote, from where, and whose the labels are."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def latest_manifest(folder: Path) -> dict[str, Any] | None:
 
 def read_manifest_for(pathfile: Path) -> dict[str, Any] | None:
     """The manifest beside a path file that names it, the newest of several; None where `prepare` did not write it."""
-    file = str(pathfile.absolute())
+    file = str(pathfile.parent.resolve() / pathfile.name)
     found = [manifest for manifest in _manifests(pathfile.parent) if file in manifest["files"].values()]
     return max(found, key=lambda manifest: manifest["written_at"], default=None)
 
@@ -95,15 +95,15 @@ def _load(path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         return None
-    folder = path.parent.absolute()
+    folder = path.parent.resolve()
     there = {key: file for key, name in found["files"].items() if (file := folder / name).is_file()}
-    return {**found, "files": {key: str(file) for key, file in there.items()}, "path": str(path.absolute())}
+    return {**found, "files": {key: str(file) for key, file in there.items()}, "path": str(folder / path.name)}
 
 
 def check_name(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """`manifest`, joined with one of the same name and origin in `folder` that holds other files.
 
-    Raises DataError where that one is of another data root, modality or label map: its files would lose their label map.
+    Raises DataError where that one is of another data root, modality or label map, which its files would lose.
     """
     old = _load(folder / f"{manifest['name']}.json")
     new_files = set(manifest["files"].values())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +20,26 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.reroot import RerootResult, reroot
 from ecstfl_cli.engine.samples import KIND, write_rejects
 from ecstfl_cli.errors import DataError, EcstflError, listing
-from ecstfl_cli.labels import LabelMap, label_map_from, remap
+from ecstfl_cli.labels import INDEX, LabelMap, label_map_from, remap
 from ecstfl_cli.media.frames import frame_names
-from ecstfl_cli.pathfile import SUFFIXES, UNKNOWN, Problem, Table
+from ecstfl_cli.pathfile import SUFFIXES, UNKNOWN, Problem
+from ecstfl_cli.resources import shipped
 
-__all__ = ["Prepared", "RerootedFile", "latest_manifest", "prepare_dataset", "read_manifest_for", "reroot_files"]
+__all__ = [
+    "DEFAULT_OUT",
+    "Prepared",
+    "RerootedFile",
+    "latest_manifest",
+    "next_command",
+    "prepare_dataset",
+    "read_manifest_for",
+    "reroot_files",
+]
 
 FALLBACK = "path_files"
-_SPLIT = re.compile(r"(?:^|[^a-z])(train|val|validation|test)(?:$|[^a-z])", re.IGNORECASE)
+DEFAULT_OUT = Path("annotation")
+_REROOT = "Lists from another machine are re-rooted by `ecstfl prepare --data-root DIR FILES`."
+_SPLIT = re.compile(r"(?<![a-z])(train|val|validation|test)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,10 @@ def prepare_dataset(
     on disk are kept and returned as problems, or with `skip_bad` left out. Raises DataError where nothing or more than
     one data set fits, a label is outside the map, or a file of somebody else would be overwritten.
     """
+    if label_map:
+        label_map_from(label_map)  # an unknown name is said before minutes of work
     plugin_name, plugin = _choose(root, dataset, reporter)
+    reporter.note(f"reading data set {plugin_name} in {root}")
     found = _run(plugin, root)
     if not any(found.splits.values()):
         raise DataError(f"data set {plugin_name!r} found no samples in {root}")
@@ -137,7 +154,7 @@ def _run(plugin: DatasetPlugin, root: Path) -> PreparedDataset:
             root.mkdir(parents=True)
         return plugin.prepare(root)
     except OSError as error:
-        raise DataError(f"cannot use the data root {root}: {error.strerror or error}") from error
+        raise DataError(f"cannot use the data root {root}: {error}") from error
     finally:
         if new and root.is_dir() and not any(root.iterdir()):
             root.rmdir()
@@ -147,7 +164,9 @@ def _labelled(
     found: PreparedDataset, wanted: str | None
 ) -> tuple[tuple[str, LabelMap] | None, dict[str, list[PathRow]]]:
     """The label map, with its registered name, and the splits with labels of that map."""
-    splits = {_split_key(key): list(rows) for key, rows in found.splits.items()}
+    rank = {"train": 0, "val": 1, "test": 2}
+    order = sorted(found.splits, key=lambda key: rank.get(_split_key(key), len(rank)))
+    splits = {_split_key(key): list(found.splits[key]) for key in order}
     name = wanted or found.label_map
     if name is None:
         return None, splits
@@ -193,17 +212,19 @@ def _on_disk(
     with reporter.progress("looking up", total, KIND[found.modality]) as advance:
         for key, rows in splits.items():
             checked[key] = []
+            lost: list[Problem] = []
             for number, row in enumerate(rows, start=1):
                 path = os.path.join(base, row.path)  # noqa: PTH118 (a Path each is slow)
                 frames, wrong = _frames(path) if found.modality == "video" else (None, _image_missing(path))
                 recounted += bool(not wrong and row.n_frames not in (None, frames))
                 if wrong:
-                    problems.append(Problem(Path(key), number, path, wrong))
+                    lost.append(Problem(Path(key), number, path, wrong))
                 if not (wrong and skip_bad):
                     checked[key].append(replace(row, path=path, n_frames=frames))
                 advance(1)
-            if not checked[key]:
-                raise pathfile.problems_error(f"no sample of the {key} split is on disk", problems)
+            if len(lost) == len(rows):
+                raise pathfile.problems_error(f"no sample of the {key} split is on disk", lost, _REROOT)
+            problems += lost
     if recounted:
         reporter.note(f"{recounted} clips have another number of frames than listed; the new lists say what is on disk")
     return checked, problems
@@ -226,3 +247,138 @@ def _write_rejects(path: Path, problems: Sequence[Problem]) -> list[Path]:
         return []
     write_rejects(path, problems)
     return [path]
+
+
+def reroot_files(
+    files: Sequence[Path],
+    root: Path,
+    *,
+    label_map: str | None = None,
+    name: str | None = None,
+    out: Path,
+    skip_bad: bool = False,
+    reporter: Reporter,
+) -> Prepared:
+    """Re-root path files to `root` and write them to `out` under their own names, with a manifest; see `reroot`.
+
+    Rows that do not resolve are kept as they were and returned as problems, or with `skip_bad` left out. The files
+    themselves, and any other that `prepare` did not write, are never overwritten: the new one is then called
+    `<stem>_rerooted`. Without `label_map` that of the file's manifest counts. Raises DataError for files of both
+    kinds, of one name, or with labels outside the map; nothing is written then.
+    """
+    named_map = _map_of(files, label_map)
+    results = [reroot(file, root, named_map[1] if named_map else None) for file in files]
+    modality = results[0].table.modality
+    if any(result.table.modality != modality for result in results):
+        raise DataError("some of the files list images and some clips", "Re-root one kind at a time.")
+    targets = _targets(files, out)
+    splits: dict[str, Split] = {}
+    for result, target in zip(results, targets, strict=True):
+        key = _split_of(target.stem)
+        splits[target.stem if key in splits else key] = Split(target, _new_rows(result, named_map, skip_bad))
+    manifest = manifests.build(
+        _clean(name or _common_name(files) or root.resolve().name),
+        named_map,
+        splits,
+        modality=modality,
+        dataset=None,
+        source=", ".join(map(str, files)),
+        data_root=os.path.abspath(root),  # noqa: PTH100 (as above)
+    )
+    manifest = manifests.check_name(out, manifest)
+    rejects: list[Path] = []
+    for result, target in zip(results, targets, strict=True):
+        if result.recounted:
+            reporter.note(f"{target}: {result.recounted} frame counts corrected to what is on disk")
+        pathfile.write_atomically(target, result.text(keep_unresolved=not skip_bad))
+        if skip_bad:
+            rejects += _write_rejects(target.with_name(f"{target.stem}_rejects.csv"), result.problems())
+    written = [RerootedFile(result, target) for result, target in zip(results, targets, strict=True)]
+    problems = [problem for result in results for problem in result.problems()]
+    return Prepared(manifest, manifests.write(out, manifest), problems, rejects, written)
+
+
+def _map_of(files: Sequence[Path], wanted: str | None) -> tuple[str, LabelMap] | None:
+    """The label map of path files: as asked for, else by their manifests, else one that has their class names."""
+    tables = [pathfile.read_table(file) for file in files]
+    known = {found["label_map"] for file in files if (found := read_manifest_for(file))}
+    labels = {field.label for table in tables for field in table.fields} - {"", UNKNOWN}
+    by_name = map_with(labels) if labels and not any(map(INDEX.fullmatch, labels)) else None
+    name = wanted or (known.pop() if len(known) == 1 else None) or by_name
+    if name is None:
+        return None
+    label_map = label_map_from(name)
+    strange: list[Problem] = []
+    for table in tables:
+        read = pathfile.scan(table.path, root=None, label_map=label_map, require_labels=False)
+        strange += [problem for problem in read.problems if problem not in table.problems]
+    if strange:
+        raise pathfile.problems_error(f"{len(strange)} labels are outside label map {name!r}", strange)
+    return name, label_map
+
+
+def _targets(files: Sequence[Path], out: Path) -> list[Path]:
+    """Where each re-rooted file is written: its own name in `out`, unless that is a file to be kept."""
+    names = Counter(file.name for file in files)
+    twice = sorted(name for name, n in names.items() if n > 1)
+    if twice:
+        raise DataError(
+            f"several files are called {', '.join(twice)}", "Re-root them one by one, each with its own --out."
+        )
+    inputs = {file.resolve() for file in files}
+    targets = []
+    for file in files:
+        target = out / file.name
+        if target.resolve() in inputs or not manifests.is_ours(target):
+            target = out / f"{file.stem}_rerooted{file.suffix}"
+        if target.resolve() in inputs or not manifests.is_ours(target):
+            raise DataError(f"{target} would be overwritten", "Choose another --out, or move it away.")
+        targets.append(target)
+    return targets
+
+
+def _common_name(files: Sequence[Path]) -> str:
+    """What the files' names share besides their splits: `Videos` of Videos_train and Videos_test."""
+    bases = {_SPLIT.sub("", file.stem).strip("_-. ") for file in files}
+    return bases.pop() if len(bases) == 1 else ""
+
+
+def _split_of(stem: str) -> str:
+    found = _SPLIT.findall(stem)
+    return _split_key(found[-1]) if found else stem
+
+
+def _new_rows(
+    result: RerootResult, named_map: tuple[str, LabelMap] | None, skip_bad: bool
+) -> list[tuple[str, int | str | None]]:
+    if not result.resolved:
+        raise pathfile.problems_error(
+            f"none of the {result.total} rows of {result.table.path} is found under the data root",
+            result.problems(),
+            "Give the folder that holds the images or clips, or one up to two levels above it.",
+        )
+    rows = [row for row in result.rows if row.hit or not skip_bad]
+    return [(row.hit.path if row.hit else row.field.path, _label(row.field.label, named_map)) for row in rows]
+
+
+def _label(text: str, named_map: tuple[str, LabelMap] | None) -> int | str | None:
+    if text in ("", UNKNOWN):
+        return None
+    if named_map:
+        return named_map[1].parse(text)
+    return int(text) if INDEX.fullmatch(text) else text
+
+
+def next_command(prepared: Prepared) -> str:
+    """The command that uses what was written: a shipped recipe of the same name, else the plain flags."""
+    files = {key: Path(file) for key, file in prepared.manifest["files"].items()}
+    folder = prepared.path.parent
+    name = prepared.manifest["name"]
+    if folder == DEFAULT_OUT and "train" in files and (shipped("recipes") / f"{name}.yaml").is_file():
+        return f"ecstfl finetune recipes/{name}.yaml"
+    if "train" not in files:
+        return f"ecstfl infer {shlex.quote(str(folder / next(iter(files.values()))))}"
+    flags = ["--type", prepared.manifest["modality"], "--list-file-train", str(folder / files["train"])]
+    held_out = next((files[key] for key in ("val", "test") if key in files), None)
+    flags += ["--list-file-val", str(folder / held_out)] if held_out else ["--val-split", "0.1"]
+    return shlex.join(["ecstfl", "finetune", *flags])

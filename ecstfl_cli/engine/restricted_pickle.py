@@ -8,6 +8,7 @@ nothing, and calling anything else ends the reading.
 from __future__ import annotations
 
 import pickle
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -44,7 +45,6 @@ _INERT_CALLS = {
     "numpy._core.multiarray": {"_reconstruct", "scalar"},
     "numpy.core.numeric": {"_frombuffer"},
     "numpy._core.numeric": {"_frombuffer"},
-    "numpy.random._pickle": {"__bit_generator_ctor", "__generator_ctor", "__randomstate_ctor"},
     "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
     "pathlib._local": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
     "torch": {"Size", "device"},
@@ -53,7 +53,6 @@ _INERT_CALLS = {
 }
 # Their classes are not data: a file that names anything of theirs was made to do harm, also where it calls nothing.
 _REFUSED_MODULES = {"builtins", "importlib", "nt", "os", "posix", "runpy", "subprocess", "sys"}
-_PYTHON2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class AsksForCodeError(Exception):
@@ -192,7 +191,8 @@ class RestrictedUnpickler(pickle.Unpickler):
         self.storages: dict[str, StorageRef] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        module = _PYTHON2_MODULES.get(module, module)
+        # torch.save writes the names of Python 2, as pickle does for its older protocols.
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         if (module, name) in _CALLS:
             return _CALLS[module, name]
         if module in ("torch", "torch.cuda", "torch.storage") and name in _STORAGE_DTYPES:

@@ -29,6 +29,7 @@ class RunFolder:
         self.metrics = path / "metrics.json"
         self.predictions = path / "predictions.csv"
         self.curves = path / "curves.png"
+        self.confusion = path / "confusion.png"
         self.environment = path / "environment.json"
         self.log = path / "log.txt"
 

@@ -171,8 +171,9 @@ def _settle(
     if not kept:
         raise pathfile.problems_error(f"none of {total} rows can be used", problems)
     left_out = total - kept
+    corrected = f", frame counts corrected: {len(problems) - left_out}" if len(problems) > left_out else ""
     where = f"; listed in {rejects}" if rejects else ""
-    reporter.warn(f"{left_out} of {total} rows left out, {len(problems) - left_out} frame counts corrected{where}")
+    reporter.warn(f"{left_out} of {total} rows left out{corrected}{where}")
 
 
 def write_rejects(path: Path, problems: Iterable[Problem]) -> None:

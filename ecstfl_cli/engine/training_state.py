@@ -14,11 +14,15 @@ from ecstfl_cli.errors import CheckpointError
 
 @dataclass
 class TrainingState:
-    """`epoch` epochs are complete. `rows` are those of metrics.csv, `best` the row of the best epoch."""
+    """`epoch` epochs are complete. `rows` are those of metrics.csv.
+
+    `last` and `best` map `epoch` to its number and `val` to its full metrics on the validation samples.
+    """
 
     epoch: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
+    last: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path, network: torch.nn.Module, optimizer: Any, scaler: Any, fingerprint: str) -> None:
         """Everything in one file, moved into place when complete."""
@@ -26,6 +30,7 @@ class TrainingState:
             "format": 1,
             "epoch": self.epoch,
             "rows": self.rows,
+            "last": self.last,
             "best": self.best,
             "fingerprint": fingerprint,
             "network": network.state_dict(),
@@ -64,4 +69,4 @@ class TrainingState:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and len(state["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
-        return cls(state["epoch"], state["rows"], state["best"])
+        return cls(state["epoch"], state["rows"], state["last"], state["best"])

@@ -39,12 +39,12 @@ def plot_confusion(confusion: Any, label_names: Sequence[str], path: Path, title
     for (row, column), count in np.ndenumerate(counts):
         if support[row]:
             _cell(axes, row, column, percent[row, column], int(count))
-    for row in np.flatnonzero(support == 0):
+    for row in np.flatnonzero(support == 0).tolist():
         axes.text((len(label_names) - 1) / 2, row, "no samples", ha="center", va="center", color="0.65", fontsize=9)
     _class_axes(axes, label_names, support)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
     bar.set_label("% of the true class")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     axes.set_title("\n".join(line for line in (title, _summary(counts)) if line), fontsize=11)
     _save(figure, path)
 
@@ -88,7 +88,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     # With one term the total is that term times its weight: a second line would say nothing.
     named_losses = TOTALS | (labelled_terms if len(terms) > 1 else {})
     for colour, (key, label) in zip(_colours(len(named_losses)), named_losses.items(), strict=True):
-        _curve(losses, rows, key, label, colour, dashed=key in terms)
+        _curve(losses, rows, key, label, colour, "--" if key in terms else "-")
     for colour, (key, label) in zip(_colours(len(WAR_UAR)), WAR_UAR.items(), strict=True):
         _curve(scores, rows, key, label, colour)
     _mark_best(scores, rows)
@@ -99,14 +99,14 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
-def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, label: str, colour: str, dashed: bool = False) -> None:
+def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, label: str, colour: str, style: str = "-") -> None:
     points = _points(rows, key)
     if not points:
         return
     epochs, values = zip(*points, strict=True)
     # A single epoch has no line to see.
     marker = "o" if len(points) <= 30 else ""
-    axes.plot(epochs, values, "--" if dashed else "-", color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
+    axes.plot(epochs, values, style, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -114,8 +114,8 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, fl
     points = []
     for row in rows:
         value = row.get(key)
-        if value not in (None, "") and math.isfinite(float(value)):  # type: ignore[arg-type]
-            points.append((float(row["epoch"]), float(value)))  # type: ignore[arg-type]
+        if value not in (None, "") and math.isfinite(float(value)):
+            points.append((float(row["epoch"]), float(value)))
     return points
 
 

@@ -77,7 +77,7 @@ def test_check_shows_the_real_error_and_fails(cli, fake_distribution) -> None:
     assert result.exit_code == 1
     (line,) = [line for line in result.stdout.splitlines() if "shaky" in line]
     assert line.split()[2:4] == ["broken-plug", "3.2"]
-    assert line.endswith("broken: OSError: libfocal.so is missing")
+    assert line.endswith("broken: OSError: libfocal.so is missing (shaky_mod.py, line 2)")
     assert sum(line.endswith("ok") for line in result.stdout.splitlines()) >= 3
 
 

@@ -8,10 +8,8 @@ background, timing and noise are drawn independently of the label, and no subjec
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,15 +54,14 @@ class Clip:
 class DemoDataset:
     """Generates the clips where they are missing, and reuses them where they are complete.
 
-    `seed`, `train_clips` and `test_clips` decide every byte that is written; `workers` (default: one for each core, 4 at
-    most) does not.
+    `seed`, `train_clips` and `test_clips` decide every byte that is written. A seed's first clips of a split do not
+    depend on one another: each is drawn from its own generator.
     """
 
-    def __init__(self, seed: int = 0, train_clips: int = 420, test_clips: int = 140, workers: int | None = None) -> None:
+    def __init__(self, seed: int = 0, train_clips: int = 420, test_clips: int = 140) -> None:
         self.seed = seed
         self.train_clips = train_clips
         self.test_clips = test_clips
-        self.workers = workers or min(4, os.cpu_count() or 1)
 
     def recognise(self, root: Path) -> bool:
         """Whether `root` holds the stamp of this generator, of whatever seed or state."""
@@ -102,7 +99,7 @@ class DemoDataset:
             rng = np.random.default_rng((self.seed, 0, split))
             subjects = max(2, round(count / CLIPS_PER_SUBJECT))
             expressions = rng.permutation(_expressions(count))
-            frames = rng.integers(FRAMES[0], FRAMES[1], count, endpoint=True)
+            frames = rng.triangular(FRAMES[0], FRAMES[0], FRAMES[1] + 1, count)
             splits.append(
                 [
                     Clip(number + i, first_subject + i % subjects, str(expressions[i]), int(frames[i]))
@@ -140,9 +137,8 @@ class DemoDataset:
         unfinished = root / UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        with ThreadPoolExecutor(self.workers) as pool:
-            for _ in pool.map(lambda clip: draw_clip(unfinished / clip.folder, clip, self.seed), clips):
-                pass
+        for clip in clips:
+            draw_clip(unfinished / clip.folder, clip, self.seed)
         if (root / CLIPS).exists():
             shutil.rmtree(root / CLIPS)
         unfinished.replace(root / CLIPS)

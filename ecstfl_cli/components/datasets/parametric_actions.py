@@ -44,8 +44,8 @@ PROTOTYPES: dict[str, tuple[dict[int, float], ...]] = {
 }
 # Frames from rest to apex: surprise is quick, sadness slow.
 ONSET_FRAMES = {"surprise": (1.5, 3.5), "fear": (2.0, 5.0), "sad": (4.0, 8.0)}
-DROPPED = 0.18
-WEAK_CLIPS = 0.25
+DROPPED = 0.12
+WEAK_CLIPS = 0.15
 LATE_CLIPS = 0.25
 STRAY_UNITS = (1, 2, 4, 5, 7, 10, 12, 15, 17, 20, 24)
 SYLLABLES = ({25: 0.7, 26: 0.5}, {25: 0.5, 26: 0.2}, {18: 0.8, 25: 0.4}, {20: 0.35, 25: 0.6}, {24: 0.4}, {16: 0.4, 25: 0.5})
@@ -56,13 +56,13 @@ def sample_actions(rng: np.random.Generator, expression: str, frames: int) -> di
     curves: list[tuple[int, Array]] = []
     variants = PROTOTYPES[expression]
     units = {unit: level for unit, level in variants[rng.integers(len(variants))].items() if rng.random() > DROPPED}
-    strength = rng.uniform(0.25, 0.5) if rng.random() < WEAK_CLIPS else rng.uniform(0.55, 1.05)
+    strength = rng.uniform(0.3, 0.6) if rng.random() < WEAK_CLIPS else rng.uniform(0.75, 1.15)
     start, onset, end, offset = _timing(rng, frames, *ONSET_FRAMES.get(expression, (2.5, 6.0)))
     for unit, level in units.items():
         jitter = rng.normal(0, 0.8, 2)
         curve = _rise(start + jitter[0], onset * rng.uniform(0.8, 1.25), frames)
         curve = curve * (1 - _rise(end + jitter[1], offset, frames))
-        curves.append((unit, level * strength * rng.uniform(0.55, 1.2) * curve))
+        curves.append((unit, level * strength * rng.uniform(0.6, 1.15) * curve))
     curves.extend(_distractors(rng, frames, talks=rng.random() < (0.65 if expression == "neutral" else 0.3)))
     return _combined(curves)
 

@@ -7,6 +7,7 @@ are blurred, finely and broadly, and multiplied with the colours, as is the ligh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from ecstfl_cli.components.datasets.parametric_shapes import NEUTRAL_SHADE, OVERSAMPLING, Face, Shape
 from ecstfl_cli.components.datasets.parametric_subject import SIZE, Array, Identity, Scene
 
+# Layer, corners of each frame as x0, y0, x1, …, and fill.
+_Drawable = tuple[str, list[list[float]], Any]
 CANVAS = (SIZE * OVERSAMPLING, SIZE * OVERSAMPLING)
 
 
@@ -26,7 +29,7 @@ def render_clip(
     `actions` maps an action unit's number to its intensity over time, (T,) in 0 (at rest) .. 1 (FACS level E);
     45 is the blink. `rng` draws the camera's noise.
     """
-    shapes = list(Face(identity, actions, scene).shapes())
+    shapes = [_drawable(shape) for shape in Face(identity, actions, scene).shapes()]
     backdrop = Image.fromarray(scene.background).resize(CANVAS, Image.Resampling.BILINEAR)
     for t in range(len(scene.roll)):
         colours = _draw_colours(shapes, t, backdrop)
@@ -38,23 +41,28 @@ def render_clip(
         yield np.clip(pixels + grain, 0, 255).astype(np.uint8)
 
 
-def _draw_colours(shapes: Sequence[Shape], t: int, backdrop: Image.Image) -> Image.Image:
+def _drawable(shape: Shape) -> _Drawable:
+    # Pillow takes corners as one flat list; converting all frames at once is what makes the data set quick to draw.
+    return shape.layer, shape.outline.reshape(len(shape.outline), -1).tolist(), shape.fill
+
+
+def _draw_colours(shapes: Sequence[_Drawable], t: int, backdrop: Image.Image) -> Image.Image:
     canvas = backdrop.copy()
     draw = ImageDraw.Draw(canvas)
-    for shape in shapes:
-        if shape.layer == "colour":
-            red, green, blue = shape.fill
-            draw.polygon(shape.outline[t].ravel().tolist(), fill=(int(red), int(green), int(blue)))
+    for layer, outlines, fill in shapes:
+        if layer == "colour":
+            red, green, blue = fill
+            draw.polygon(outlines[t], fill=(int(red), int(green), int(blue)))
     return canvas.reduce(OVERSAMPLING)
 
 
-def _draw_shade(shapes: Sequence[Shape], t: int, layer: str, coarser: int, blur: float) -> NDArray[np.float32]:
-    """What a shade layer multiplies the colours with, (SIZE, SIZE); drawn `coarser` times smaller."""
+def _draw_shade(shapes: Sequence[_Drawable], t: int, wanted: str, coarser: int, blur: float) -> NDArray[np.float32]:
+    """What a shade layer multiplies the colours with, (SIZE, SIZE); blurred at a size `coarser` times smaller."""
     canvas = Image.new("L", CANVAS, NEUTRAL_SHADE)
     draw = ImageDraw.Draw(canvas)
-    for shape in shapes:
-        if shape.layer == layer and int(shape.fill[t]) != NEUTRAL_SHADE:
-            draw.polygon(shape.outline[t].ravel().tolist(), fill=int(shape.fill[t]))
+    for layer, outlines, fill in shapes:
+        if layer == wanted:
+            draw.polygon(outlines[t], fill=int(fill[t]))
     small = canvas.reduce(OVERSAMPLING * coarser).filter(ImageFilter.BoxBlur(blur))
     if coarser > 1:
         small = small.resize((SIZE, SIZE), Image.Resampling.BILINEAR)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecstfl_cli.components.datasets.parametric_subject import Array, Colour, Identity, Scene
+from ecstfl_cli.components.datasets.parametric_subject import LONG_HAIR, Array, Colour, Identity, Scene
 
 OVERSAMPLING = 3
 NEUTRAL_SHADE = 128
@@ -104,7 +104,7 @@ class Face:
 
     def behind(self) -> Iterator[Shape]:
         who = self.who
-        if who.hair_style in (2, 3):
+        if who.hair_style in LONG_HAIR:
             x, y = _mirrored([0, 0.7, 1.12, 1.24, 1.22, 1.15, 0.6], [-1.5, -1.4, -0.95, -0.2, 0.7, 1.5, 1.6])
             yield self.paint(_scaled(who.hair, 0.75), _closed_curve(x), _closed_curve(y) * who.height, -0.35)
         neck_x, neck_y = _mirrored([0, 0.52, 0.55, 0.8], [0.6, 0.7, 1.5, 2.2])
@@ -137,7 +137,7 @@ class Face:
         yield self.paint(self.who.hair, x, y * self.who.height, 0.12)
         yield Shape("fine", self.project(x, y * self.who.height, 0.12), self.level(0))
         streak = np.linspace(-1, 1, 12)
-        for lift, amount in ((0.0, 20), (0.1, -14)):
+        for lift, amount in ((0.0, 11), (0.1, -8)):
             crown = (lift - top + 0.14 + 0.32 * streak**2) * self.who.height
             across, down = _ribbon(0.8 * streak, crown, 0.035 * (1 - streak**2))
             yield Shape("fine", self.project(across, down, 0.25), self.level(amount))
@@ -149,9 +149,9 @@ class Face:
         u = np.linspace(0, 1, 9)
         inner, outer = 1 - u, np.sin(np.pi * (0.12 + 0.7 * u))
         x = 0.17 + (0.62 + 0.02 * arched) * u - (0.06 * lowered + 0.03 * crinkled) * inner
-        y = who.eye_y - who.brow_gap - 0.05 * np.sin(np.pi * u**1.3) + who.brow_tilt * (2 * u - 1)
-        y = y - 0.2 * raised * inner**1.3 - 0.17 * arched * outer * u**0.5 - 0.03 * arched
-        y = y + lowered * (0.13 * inner + 0.05) + 0.06 * crinkled * inner
+        y = who.eye_y - who.brow_gap - 0.05 * np.sin(np.pi * u**1.05) + who.brow_tilt * (2 * u - 1)
+        y = y - 0.24 * raised * inner**1.3 - 0.2 * arched * outer * u**0.5 - 0.03 * arched
+        y = y + lowered * (0.16 * inner + 0.06) + 0.06 * crinkled * inner
         width = who.brow_thickness * (1.05 - 0.75 * u**2)
         yield self.paint(_scaled(who.hair, 0.8), *_ribbon(side * x, y, width))
         socket = y + 0.5 * (who.eye_y - y)
@@ -276,8 +276,8 @@ class Face:
         """Half the mouth's width and how far its corner lies below its middle, (T, 1) each."""
         smile, stretch, droop = self.au(12, side), self.au(20, side), self.au(15, side)
         narrow = 0.05 * self.au(23) + 0.16 * self.au(18) + 0.03 * self.au(26) + 0.06 * self.au(27)
-        width = self.who.mouth_width + 0.12 * smile + 0.13 * stretch + 0.02 * droop - narrow
-        drop = self.who.mouth_rest - 0.17 * smile + 0.14 * droop + 0.03 * stretch + 0.05 * self.au(17)
+        width = self.who.mouth_width + 0.14 * smile + 0.16 * stretch + 0.02 * droop - narrow
+        drop = self.who.mouth_rest - 0.2 * smile + 0.18 * droop + 0.03 * stretch + 0.05 * self.au(17)
         return width, drop + 0.35 * self.jaw
 
     def chin(self, lip: Array) -> Iterator[Shape]:
@@ -299,8 +299,8 @@ class Face:
             x = side * (self.who.eye_x + 0.02) + 0.29 * np.cos(turn)
             y = self.who.eye_y + 0.03 + 0.21 * np.sin(turn)
             yield self.paint((34, 30, 32), *_ribbon(x, y, 0.016), 0.85)
-            arm = np.linspace(0.74, 1.0, 3)
-            yield self.paint((34, 30, 32), *_ribbon(side * arm, self.who.eye_y - 0.02 + 0 * arm, 0.016), 0.5)
+            arm, depth = np.linspace(0.74, 1.0, 3), np.linspace(0.7, -0.1, 3)
+            yield self.paint((34, 30, 32), *_ribbon(side * arm, self.who.eye_y - 0.02 + 0 * arm, 0.016), _joined(depth, depth))
         bridge = np.linspace(-0.14, 0.14, 5)
         yield self.paint((34, 30, 32), *_ribbon(bridge, self.who.eye_y - 0.02 - 0.02 * np.cos(9 * bridge), 0.016), 0.9)
 

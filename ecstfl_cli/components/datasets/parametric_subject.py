@@ -14,6 +14,7 @@ Colour = tuple[float, float, float]
 SKINS = ((246, 212, 186), (236, 194, 160), (224, 172, 130), (198, 134, 92), (141, 88, 56), (92, 58, 40))
 HAIRS = ((34, 26, 24), (66, 44, 32), (112, 72, 40), (176, 130, 74), (226, 196, 130), (150, 60, 34), (170, 168, 165))
 IRISES = ((70, 42, 26), (96, 68, 40), (70, 104, 76), (72, 116, 160), (50, 36, 30))
+LONG_HAIR = (2, 3)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     low = min(int(tone), len(SKINS) - 2)
     skin = np.array(SKINS[low]) + (tone - low) * (np.array(SKINS[low + 1]) - np.array(SKINS[low]))
     red = np.array([0.92, 0.66, 0.66]) * rng.uniform(0.85, 1.05)
-    bearded = rng.random() < 0.3
+    hair_style = int(rng.choice(6, p=(0.2, 0.2, 0.18, 0.18, 0.16, 0.08)))
+    bearded = hair_style not in LONG_HAIR and rng.random() < 0.4
     return Identity(
         height=normal(1.0, 0.05),
         jaw=normal(0.82, 0.05),
@@ -90,9 +92,9 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         eye_width=normal(0.37, 0.025),
         eye_height=normal(0.1, 0.012),
         eye_tilt=normal(0.012, 0.015),
-        brow_gap=normal(0.25, 0.025),
+        brow_gap=normal(0.26, 0.025),
         brow_thickness=normal(0.042, 0.011),
-        brow_tilt=normal(0.0, 0.025),
+        brow_tilt=normal(0.022, 0.022),
         nose_y=normal(0.33, 0.04),
         nose_width=normal(0.2, 0.03),
         mouth_y=normal(0.7, 0.035),
@@ -101,7 +103,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         mouth_rest=normal(0.005, 0.022),
         age=float(rng.uniform(0, 1)),
         asymmetry=normal(0.0, 0.12),
-        hair_style=int(rng.choice(6, p=(0.2, 0.2, 0.18, 0.18, 0.16, 0.08))),
+        hair_style=hair_style,
         moustache=bool(bearded and rng.random() < 0.5),
         stubble=float(bearded * rng.uniform(0.4, 1.0)),
         glasses=bool(rng.random() < 0.16),
@@ -121,17 +123,17 @@ def sample_scene(rng: np.random.Generator, frames: int) -> Scene:
         return amount * np.sin(2 * np.pi * (rng.uniform(0.3, 1.2) * time + rng.random())) * rng.uniform(0.2, 1)
 
     return Scene(
-        roll=np.radians(6 * np.clip(rng.standard_normal(), -2, 2) + sway(4)),
-        yaw=np.radians(rng.uniform(-22, 22) + sway(7)),
-        pitch=np.radians(rng.uniform(-9, 9) + sway(5)),
-        scale=rng.uniform(36, 41) * (1 + sway(0.03)),
-        x=SIZE / 2 + rng.uniform(-4, 4) + sway(1.5),
-        y=SIZE / 2 + rng.uniform(-5, 2) + sway(1.5),
+        roll=np.radians(3 * np.clip(rng.standard_normal(), -2, 2) + sway(3)),
+        yaw=np.radians(rng.uniform(-14, 14) + sway(5)),
+        pitch=np.radians(rng.uniform(-6, 6) + sway(4)),
+        scale=rng.uniform(43, 46) * (1 + sway(0.02)),
+        x=SIZE / 2 + rng.uniform(-1.5, 1.5) + sway(1),
+        y=SIZE / 2 - 7 + rng.uniform(-1.5, 1.5) + sway(1),
         gaze=rng.uniform(-0.035, 0.035) + sway(0.015),
         background=_background(rng),
         light=_light(rng),
-        noise=float(rng.uniform(1.5, 7)),
-        softness=float(max(0.0, rng.uniform(-0.5, 0.8))),
+        noise=float(rng.uniform(1, 4.5)),
+        softness=float(max(0.0, rng.uniform(-0.6, 0.6))),
     )
 
 
@@ -170,7 +172,7 @@ def _light(rng: np.random.Generator) -> NDArray[np.float32]:
     towards = (np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), np.cos(azimuth) * np.cos(elevation))
     length = np.sqrt(normal_x**2 + normal_y**2 + normal_z**2)
     direct = np.clip((normal_x * towards[0] + normal_y * towards[1] + normal_z * towards[2]) / length, 0, None)
-    strength = rng.uniform(0.15, 0.6)
+    strength = rng.uniform(0.1, 0.45)
     cast = rng.uniform(0.94, 1.06, 3)
-    light = (1 - strength + strength * direct / direct.mean())[..., None] * cast * rng.uniform(0.6, 1.02)
+    light = (1 - strength + strength * direct / direct.mean())[..., None] * cast * rng.uniform(0.72, 1.04)
     return np.clip(light, 0.15, 1.25).astype(np.float32)

@@ -1,0 +1,192 @@
+"""`ecstfl checkpoints`: the weights that ecstfl knows, what a file holds, and fetching them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ecstfl_cli.cli import console
+
+if TYPE_CHECKING:
+    from ecstfl_cli.api import InputSpec
+    from ecstfl_cli.engine.catalogue import CatalogueEntry
+    from ecstfl_cli.engine.checkpoint import Checkpoint
+    from ecstfl_cli.labels import LabelMap
+
+FOLDER = Path("checkpoint_load")
+STYLES = {"changed": "red", "verified": "green"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command and its sub-commands to the application."""
+    checkpoints = typer.Typer(help="List, inspect and download checkpoints.", invoke_without_command=True)
+    checkpoints.callback()(list_checkpoints)
+    checkpoints.command("show")(show)
+    checkpoints.command("download")(download)
+    app.add_typer(checkpoints, name="checkpoints")
+
+
+def list_checkpoints(
+    context: typer.Context,
+    as_json: bool = typer.Option(False, "--json", help="Print a JSON list instead of a table."),
+) -> None:
+    """List the catalogue: backbone, data, WAR, licence, and whether the file is here and has its recorded SHA-256.
+
+    `show` tells what a file holds, `download` fetches one.
+    """
+    if context.invoked_subcommand:
+        return
+    from ecstfl_cli.engine import catalogue
+
+    rows = [_entry_dict(entry, catalogue.state(entry, FOLDER)) for entry in catalogue.entries()]
+    if as_json:
+        console.print_json(rows)
+    else:
+        _print_list(rows)
+
+
+def show(
+    name: str = typer.Argument(help="A checkpoint file, a run folder, or a name of the catalogue."),
+    backbone: str = typer.Option("", "--backbone", help="Backbone of a foreign file that is not recognised."),
+    label_map: str = typer.Option(
+        "", "--label-map", help="Label map of a foreign file, which does not name its classes."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of text."),
+) -> None:
+    """Show what a checkpoint holds: backbone, classes, input, training, and what is left out of a foreign file."""
+    from ecstfl_cli.engine import catalogue
+    from ecstfl_cli.engine.checkpoint import open_checkpoint
+    from ecstfl_cli.engine.reporter import Reporter
+    from ecstfl_cli.labels import label_map_from
+
+    entry = next((e for e in catalogue.entries() if e.name == name), None)
+    if entry and catalogue.search(name, FOLDER) is None:
+        absent = _entry_dict(entry, "absent") | {"next": entry.how_to_get(FOLDER)}
+        console.print_json(absent) if as_json else _print_pairs(absent)
+        return
+    checkpoint = open_checkpoint(
+        name,
+        backbone=backbone or None,
+        label_map=label_map_from(label_map) if label_map else None,
+        need_labels=False,
+        folder=FOLDER,
+        reporter=Reporter(),  # what it would say is in the notes
+    )
+    console.print_json(_checkpoint_dict(checkpoint)) if as_json else _print_pairs(_checkpoint_text(checkpoint))
+
+
+def download(
+    name: str = typer.Argument(help="A name of the catalogue, as `ecstfl checkpoints` lists it."),
+    to: Path = typer.Option(FOLDER, "--to", help="Folder to put the file in."),
+    url: str = typer.Option("", "--url", help="Fetch from this address instead of the catalogue's, e.g. a mirror."),
+) -> None:
+    """Fetch a checkpoint; a transfer that was interrupted is continued.
+
+    The file's SHA-256 is recorded beside it at the first download, and another content is refused from then on. For
+    files that only a person can fetch it says where they are and where to put them.
+    """
+    from ecstfl_cli.engine import catalogue
+
+    path = catalogue.download(name, to, console.TerminalReporter(), url or None)
+    console.out.print(str(path), markup=False)
+
+
+def _entry_dict(entry: CatalogueEntry, state: str) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "state": state,
+        "file": None if state == "absent" else str(FOLDER / entry.file),
+        "backbone": entry.backbone,
+        "classes": entry.classes,
+        "label_map": entry.label_map,
+        "label_map_note": entry.label_map_note,
+        "data": entry.data,
+        "loss": entry.loss,
+        "gamma": entry.gamma,
+        "war": entry.war,
+        "war_note": entry.war_note,
+        "licence": entry.licence,
+        "where": entry.where,
+    }
+
+
+def _checkpoint_dict(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "source": checkpoint.source,
+        "backbone": checkpoint.model.backbone,
+        "model": checkpoint.model.to_dict(),
+        "classes": {"label_map": checkpoint.labels.name, "names": list(checkpoint.labels.names)},
+        "input": checkpoint.input.to_dict(),
+        "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
+        "recipe": checkpoint.recipe,
+        "metrics": checkpoint.metrics,
+        "data": checkpoint.data,
+        "versions": checkpoint.versions,
+        "notes": checkpoint.notes,
+    }
+
+
+def _checkpoint_text(checkpoint: Checkpoint) -> dict[str, str]:
+    """What a reader wants to know; `--json` holds everything."""
+    model = checkpoint.model
+    arguments = "".join(f", {key} {value}" for key, value in model.args.items())
+    head = f", {model.temporal_head} over the frames" if model.temporal_head else ""
+    parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
+    return {
+        "source": checkpoint.source,
+        "backbone": f"{model.backbone}{arguments}{head}, {parameters / 1e6:.1f} M parameters",
+        "classes": _classes_text(checkpoint.labels),
+        "input": _input_text(checkpoint.input),
+        "recipe": checkpoint.recipe.get("name", ""),
+        "metrics": ", ".join(f"{key} {_short(value)}" for key, value in checkpoint.metrics.items()),
+        "written by": ", ".join(f"{library} {version}" for library, version in checkpoint.versions.items()),
+        "notes": "; ".join(checkpoint.notes),
+    }
+
+
+def _classes_text(labels: LabelMap) -> str:
+    if labels.name == "unknown":
+        return f"{len(labels)}, not named in the file"
+    return f"{labels.name}: {labels.describe()}"
+
+
+def _input_text(spec: InputSpec) -> str:
+    parts = [spec.modality, f"{spec.size}x{spec.size}"]
+    if spec.modality == "video":
+        sampling = spec.sampling
+        how = f"{sampling.segments} segments of {sampling.duration}" if sampling.scheme == "segments" else "uniform"
+        parts.append(f"{sampling.num_frames} frames ({how})")
+    plain = set(spec.mean) == {0.0} and set(spec.std) == {1.0}
+    parts.append(f"resize {spec.resize}")
+    parts.append("values in [0, 1]" if plain else f"mean {spec.mean}, std {spec.std}")
+    return ", ".join([*parts, f"faces {spec.face_crop}"])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _print_list(rows: list[dict[str, Any]]) -> None:
+    """Columns as wide as they need to be, so that nothing is cut where the output is piped."""
+    header = ("name", "state", "backbone", "data", "loss", "WAR", "where")
+    table = [header]
+    for row in rows:
+        loss = f"{row['loss']}, gamma {row['gamma']:g}" if row["gamma"] else row["loss"]
+        war = "-" if row["war"] is None else f"{row['war']:.2f}"
+        table.append((row["name"], row["state"], row["backbone"], row["data"], loss, war, row["file"] or row["where"]))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for i, cells in enumerate(table):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        console.out.print(line, markup=False, style="bold" if i == 0 else STYLES.get(rows[i - 1]["state"]))
+    for licence in dict.fromkeys(row["licence"] for row in rows):
+        names = ", ".join(row["name"] for row in rows if row["licence"] == licence)
+        console.out.print(f"\nlicence of {names}:\n  {licence}", markup=False)
+
+
+def _print_pairs(pairs: dict[str, Any]) -> None:
+    width = max(map(len, pairs)) + 2
+    for key, value in pairs.items():
+        if value not in ("", None):
+            console.out.print(f"{key:<{width}}{value}", markup=False)

@@ -1,0 +1,268 @@
+"""`ecstfl finetune`: train and evaluate what a recipe, or the reference release's flags, describe."""
+
+from __future__ import annotations
+
+import shlex
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ecstfl_cli.cli import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ecstfl_cli.engine.finetune import RunResult
+    from ecstfl_cli.engine.reference_release import Flags
+    from ecstfl_cli.engine.reporter import Reporter
+    from ecstfl_cli.recipe import Recipe
+
+
+class Modality(str, Enum):
+    """What `--type` takes."""
+
+    img = "img"
+    video = "video"
+
+
+class Device(str, Enum):
+    """What `--device` takes."""
+
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Precision(str, Enum):
+    """What `--precision` takes."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+DATA, TRAINING, RUN = "Model and data", "Training", "Run"
+SPLITS = ("val", "test")
+
+
+def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, help=help, **more)
+
+
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(metavar="RECIPE", help="A recipe file, or a name that `ecstfl recipes` lists."),
+]
+Settings = Annotated[
+    list[str] | None,
+    _option(
+        "--set",
+        panel=RUN,
+        metavar="KEY.PATH=VALUE",
+        help="Set any recipe key, e.g. --set augment.hflip=0. Repeat it for more; the other options come after it.",
+    ),
+]
+Type = Annotated[Modality | None, _option("--type", panel=DATA, help="Stills or clips.")]
+ModelName = Annotated[
+    str | None,
+    _option(
+        "--model-name",
+        panel=DATA,
+        help="A model of the reference release: resnet18, r3d, their _ECSTFL forms, or released weights such as "
+        "r3d_ECSTFL_dfew to start from. With a recipe it replaces the network.",
+    ),
+]
+ListFileTrain = Annotated[
+    str | None,
+    _option("--list-file-train", panel=DATA, help="Path file to train on. Without a recipe: annotation/*_train."),
+]
+ListFileVal = Annotated[
+    str | None,
+    _option(
+        "--list-file-val",
+        panel=DATA,
+        help="Path file to choose the best epoch on; with a validation split it is tested on after training instead.",
+    ),
+]
+ValSplit = Annotated[
+    float | None,
+    _option("--val-split", panel=DATA, help="Part of the training list to choose the best epoch on, e.g. 0.1."),
+]
+DataRoot = Annotated[
+    str | None, _option("--data-root", panel=DATA, help="Folder that relative paths of the path files start from.")
+]
+LabelMapName = Annotated[
+    str | None,
+    _option(
+        "--label-map",
+        panel=DATA,
+        help="Label map of the model, that is the classes it learns. The path files' own is data.label_map.",
+    ),
+]
+SkipBad = Annotated[
+    bool, _option("--skip-bad", panel=DATA, help="Leave bad rows out, into a rejects file, instead of stopping.")
+]
+Gamma = Annotated[
+    float | None, _option("--gamma", panel=TRAINING, help="Weight of the EC-STFL loss; 0 is plain cross-entropy.")
+]
+Epochs = Annotated[int | None, _option("--epochs", panel=TRAINING, help="Epochs to train.")]
+BatchSize = Annotated[int | None, _option("--batch-size", "-b", panel=TRAINING, help="Samples in a step.")]
+LearningRate = Annotated[
+    float | None, _option("--lr", "--learning-rate", panel=TRAINING, help="Learning rate at the start.")
+]
+Momentum = Annotated[float | None, _option("--momentum", panel=TRAINING, help="Momentum of SGD.")]
+WeightDecay = Annotated[float | None, _option("--wd", "--weight-decay", panel=TRAINING, help="Weight decay.")]
+StepSize = Annotated[
+    int | None,
+    _option("--scheduler-stepsize", panel=TRAINING, help="Epochs after which the step schedule lowers the rate."),
+]
+Seed = Annotated[int | None, _option("--seed", panel=TRAINING, help="Seed of weights, order, augmentation and split.")]
+DeviceName = Annotated[
+    Device | None, _option("--device", panel=RUN, help="Where to train; gpu means whatever accelerator is here.")
+]
+PrecisionName = Annotated[Precision | None, _option("--precision", panel=RUN, help="Precision of the training step.")]
+Workers = Annotated[int | None, _option("--workers", "-j", panel=RUN, help="Processes that load samples.")]
+Resume = Annotated[
+    Path | None,
+    _option("--resume", panel=RUN, metavar="RUN", help="Run folder to continue; its own recipe is used if none is."),
+]
+Output = Annotated[str | None, _option("--output", panel=RUN, help="Folder that run folders are made in.")]
+AsJson = Annotated[bool, _option("--json", panel=RUN, help="Print the result as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("finetune")(finetune)
+
+
+def finetune(
+    recipe: RecipeName = None,
+    type: Type = None,
+    model_name: ModelName = None,
+    list_file_train: ListFileTrain = None,
+    list_file_val: ListFileVal = None,
+    val_split: ValSplit = None,
+    data_root: DataRoot = None,
+    label_map: LabelMapName = None,
+    skip_bad: SkipBad = False,
+    gamma: Gamma = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    momentum: Momentum = None,
+    wd: WeightDecay = None,
+    scheduler_stepsize: StepSize = None,
+    seed: Seed = None,
+    settings: Settings = None,
+    device: DeviceName = None,
+    precision: PrecisionName = None,
+    workers: Workers = None,
+    resume: Resume = None,
+    output: Output = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recipe, evaluate its last and its best epoch, and keep everything in a run folder.
+
+    The flags of the reference release override the recipe, or replace it: with --type or --model-name and no recipe
+    its own protocol and default path files are used. Options may be written with hyphens or underscores.
+    """
+    from ecstfl_cli.engine.reference_release import Flags
+
+    flags = Flags(
+        type=type.value if type else None,
+        model_name=model_name,
+        list_file_train=list_file_train,
+        list_file_val=list_file_val,
+        val_split=val_split,
+        gamma=gamma,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        momentum=momentum,
+        wd=wd,
+        scheduler_stepsize=scheduler_stepsize,
+        workers=workers,
+        device=device.value if device else None,
+        precision=precision.value if precision else None,
+        seed=seed,
+        data_root=data_root,
+        label_map=label_map,
+        skip_bad=skip_bad or None,
+        output=output,
+    )
+    _run(recipe, flags, settings or [], resume, as_json)
+
+
+def _run(name: str | None, flags: Flags, settings: list[str], resume: Path | None, as_json: bool) -> None:
+    reporter = console.TerminalReporter()
+    recipe = _wanted(name, flags, settings, resume, reporter)
+    # Only now, because this import takes seconds and a recipe's errors should not.
+    from ecstfl_cli.engine.finetune import finetune as train
+
+    result = train(recipe, reporter=reporter, resume=resume)
+    if as_json:
+        console.print_json({"folder": str(result.folder), "recipe": recipe.name, **result.metrics})
+    else:
+        _show(result, recipe)
+
+
+def _wanted(name: str | None, flags: Flags, settings: list[str], resume: Path | None, reporter: Reporter) -> Recipe:
+    """The recipe that the command line asks for, checked."""
+    from ecstfl_cli.engine.reference_release import recipe_from_flags, recipe_with_flags
+    from ecstfl_cli.engine.run_folder import RunFolder
+    from ecstfl_cli.recipe_loading import RecipeDraft, find_recipe
+
+    if resume is not None:
+        run = RunFolder.open(resume)
+        path = find_recipe(name) if name is not None else run.recipe
+    elif name is not None:
+        path = find_recipe(name)
+    elif flags.name_a_model():
+        return recipe_from_flags(flags, settings, reporter=reporter)
+    else:
+        raise typer.BadParameter(
+            "give a recipe (`ecstfl recipes` lists them), or --type or --model-name to train as the reference release "
+            "does, or --resume RUN to continue a run",
+            param_hint="RECIPE",
+        )
+    reporter.note(f"recipe {path}")
+    return recipe_with_flags(RecipeDraft.read(path), flags, settings)
+
+
+def _show(result: RunResult, recipe: Recipe) -> None:
+    console.out.print(_table(result))
+    if not any(split in result.metrics["last"] for split in SPLITS):
+        console.out.print("Nothing was evaluated: there is no validation or test list.", markup=False)
+    best = shlex.quote(str(result.folder / "best.safetensors"))
+    lists = recipe.data.test or recipe.data.val
+    files = " ".join(map(shlex.quote, lists)) if lists else "PATHFILE"
+    for line in (
+        f"run folder: {result.folder}",
+        f"next: ecstfl infer {files} --model {best}",
+        f"      ecstfl export {best}",
+    ):
+        console.out.print(line, markup=False)
+
+
+def _table(result: RunResult) -> Table:
+    """A line for the last epoch and one for the best, with WAR and UAR in percent on each list."""
+    from rich.table import Table
+
+    chosen = result.metrics.get("selected_by", "")
+    table = Table(title=f"WAR and UAR in %; best by {chosen}" if chosen else None, title_justify="left")
+    table.add_column("checkpoint")
+    table.add_column("epoch", justify="right")
+    splits = [split for split in SPLITS if split in result.metrics["last"]]
+    for split in splits:
+        table.add_column(f"{split} WAR", justify="right")
+        table.add_column(f"{split} UAR", justify="right")
+    for which in ("last", "best"):
+        row = result.metrics[which]
+        figures = [f"{row[split][metric]:.2f}" for split in splits for metric in ("war", "uar")]
+        table.add_row(which, str(row["epoch"]), *figures)
+    return table

@@ -1,0 +1,155 @@
+"""`ecstfl prepare`: from a data set on disk, or path files from elsewhere, to path files that resolve here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ecstfl_cli.cli import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ecstfl_cli.engine.prepare import Prepared
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command `prepare`."""
+    app.command("prepare")(prepare)
+
+
+def prepare(
+    files: list[Path] = typer.Argument(
+        None, metavar="FILES", help="Path files (.csv of images, .txt of clips) to re-root to the data root."
+    ),
+    data_root: Path = typer.Option(..., "--data-root", help="Folder that holds the data set."),
+    dataset: str = typer.Option(
+        None, "--dataset", help="Name of the data set, instead of recognising it; `ecstfl plugins` lists them."
+    ),
+    label_map: str = typer.Option(
+        None, "--label-map", help="Label map of the indices where the data set does not say, or to join its labels to."
+    ),
+    name: str = typer.Option(
+        None, "--name", help="Name of the path files and the manifest, instead of the data set's."
+    ),
+    out: Path = typer.Option(Path("annotation"), "--out", help="Folder that the path files are written to."),
+    skip_bad: bool = typer.Option(
+        False, "--skip-bad", help="Leave rows that are not on disk out, into a rejects file, and exit with 0."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
+    """Write path files for a data set, or re-root path files from another machine.
+
+    Without FILES the data set in --data-root is recognised and its splits are written to --out as path files with
+    absolute paths. With FILES their rows are looked up under --data-root, whatever prefix they carry, and new files
+    are written; the originals stay. Rows that do not resolve are kept as they were and make the exit code 1.
+    """
+    from ecstfl_cli.engine.prepare import prepare_dataset, reroot_files
+    from ecstfl_cli.errors import listing
+    from ecstfl_cli.pathfile import problems_error
+
+    reporter = console.TerminalReporter()
+    if files and dataset:
+        raise typer.BadParameter("--dataset is for a data root without FILES")
+    if files:
+        done = reroot_files(
+            files, data_root, label_map=label_map, name=name, out=out, skip_bad=skip_bad, reporter=reporter
+        )
+    else:
+        done = prepare_dataset(
+            data_root, dataset=dataset, label_map=label_map, name=name, out=out, skip_bad=skip_bad, reporter=reporter
+        )
+    if as_json:
+        console.print_json(_plain(done, out))
+    else:
+        _show(done, out)
+    if not done.problems:
+        return
+    lost = f"{len(done.problems)} row{'s' * (len(done.problems) > 1)} not found on disk"
+    if not skip_bad:
+        advice = "Check --data-root, or pass --skip-bad to leave them out."
+        raise problems_error(f"{lost}, kept as written", done.problems, advice)
+    rejects = ", ".join(map(str, done.rejects))
+    reporter.warn(f"{lost}, left out, into {rejects}:\n{listing([str(problem) for problem in done.problems])}")
+
+
+def _plain(done: Prepared, out: Path) -> dict[str, Any]:
+    from ecstfl_cli.engine.prepare import next_command
+
+    return {
+        "manifest_file": str(done.path),
+        "manifest": done.manifest,
+        "written": [str(out / file) for file in done.manifest["files"].values()],
+        "rerooted": [
+            {
+                "file": str(file.result.table.path),
+                "rows": file.result.total,
+                "resolved": file.result.resolved,
+                "recounted": file.result.recounted,
+                "prefix": file.result.prefix_note,
+                "written_to": str(file.written_to),
+            }
+            for file in done.rerooted
+        ],
+        "unresolved": [{"file": str(p.file), "line": p.line, "path": p.path, "problem": p.text} for p in done.problems],
+        "rejects": [str(path) for path in done.rejects],
+        "next": next_command(done),
+    }
+
+
+def _show(done: Prepared, out: Path) -> None:
+    from ecstfl_cli.engine.prepare import next_command
+
+    if done.rerooted:
+        _print_rerooted(done)
+    console.out.print(_counts_table(done.manifest))
+    for file in done.manifest["files"].values():
+        console.out.print(f"wrote {out / file}", markup=False)
+    console.out.print(f"wrote {done.path}", markup=False)
+    if done.manifest["label_map"] is None:
+        console.err.print(
+            "The labels are bare indices without a label map: they will be taken for the recipe's. If they are not, "
+            "run this again with --label-map NAME; `ecstfl plugins` lists the label maps.",
+            markup=False,
+        )
+    console.out.print(f"Next: {next_command(done)}", markup=False)
+
+
+def _print_rerooted(done: Prepared) -> None:
+    """Columns as wide as they need to be, because folded paths cannot be copied; one prefix a line."""
+    rows = [("file", "rows", "resolved", "written to", "prefix found")]
+    for file in done.rerooted:
+        found = file.result
+        first, *more = found.prefix_note.split("\n")
+        rows.append((str(found.table.path), f"{found.total}", f"{found.resolved}", str(file.written_to), first))
+        rows += [("", "", "", "", prefix) for prefix in more]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for i, row in enumerate(rows):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        console.out.print(line, markup=False, style="bold" if i == 0 else None)
+
+
+def _counts_table(manifest: dict[str, Any]) -> Table:
+    """Classes down, splits across."""
+    from rich.table import Table
+
+    labels = manifest["label_map"] or "no label map"
+    table = Table(title=f"{manifest['name']} ({manifest['modality']}, {labels})", title_justify="left")
+    table.add_column("class")
+    counts = manifest["counts"]
+    for split in counts:
+        table.add_column(_escaped(split), justify="right")
+    classes = list(dict.fromkeys(name for split in counts.values() for name in split))
+    for i, name in enumerate(classes):
+        last = i == len(classes) - 1
+        table.add_row(_escaped(name), *(str(split.get(name, 0)) for split in counts.values()), end_section=last)
+    table.add_row("all", *(str(manifest["samples"][split]) for split in counts))
+    return table
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

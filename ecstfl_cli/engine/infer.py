@@ -1,0 +1,159 @@
+"""`ecstfl infer`: a trained model on images, clips or path files; predictions, and metrics where labels are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from ecstfl_cli.api import Modality
+from ecstfl_cli.components.metrics import Metrics
+from ecstfl_cli.engine.evaluate import Predictions, predict
+from ecstfl_cli.engine.infer_inputs import Source, default_input, gather, modality_of_inputs
+from ecstfl_cli.engine.loader import EvaluationOrder, evaluation_loader
+from ecstfl_cli.engine.model_source import InferenceModel, default_model, open_model
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.samples import KIND
+from ecstfl_cli.errors import EcstflError
+from ecstfl_cli.labels import LabelMap
+from ecstfl_cli.media.atomic import complete_file
+from ecstfl_cli.media.sinks import prediction_rows, write_predictions
+from ecstfl_cli.report.plots import plot_confusion
+
+RESULTS = Path("runs") / "infer"
+_RESULT_FILES = ("predictions.csv", "predictions.json", "predictions.parquet", "metrics.json", "confusion.png")
+
+
+@dataclass(frozen=True)
+class InferResult:
+    """One inference, its files in `out`. `metrics` is None where no label is known."""
+
+    model: InferenceModel
+    inputs: list[str]
+    predictions: Predictions
+    metrics: Metrics | None
+    out: Path
+
+    @property
+    def files(self) -> list[Path]:
+        """What was written to `out`."""
+        return sorted(self.out.iterdir())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON: model, inputs, out, metrics where labels are known, predictions."""
+        names = self.model.labels.names
+        result: dict[str, Any] = {"model": model_summary(self.model), "inputs": self.inputs, "out": str(self.out)}
+        if self.metrics:
+            result["metrics"] = self.metrics.to_dict(names)
+        return {**result, "predictions": prediction_rows(self.predictions, names)}
+
+
+def model_summary(model: InferenceModel) -> dict[str, Any]:
+    """What a result should say of the model that made it."""
+    return {
+        "source": model.source,
+        "backbone": model.backbone,
+        "modality": model.input.modality,
+        "label_map": model.labels.name,
+        "labels": list(model.labels.names),
+        "runtime": model.runtime,
+        "device": str(model.device),
+        "precision": model.precision,
+    }
+
+
+def infer(
+    inputs: Sequence[str | Path] = (),
+    *,
+    model: str | Path | None = None,
+    modality: Modality | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    out: Path | None = None,
+    formats: Sequence[str] = ("csv",),
+    batch_size: int = 16,
+    workers: int = 4,
+    label_map: LabelMap | None = None,
+    model_label_map: LabelMap | None = None,
+    backbone: str | None = None,
+    data_root: Path | None = None,
+    skip_bad: bool = False,
+    reporter: Reporter,
+) -> InferResult:
+    """Predict every sample of `inputs`, and write the results to `out`, a new folder under runs/infer if not given.
+
+    Without inputs it takes the path file that was prepared last, without a model the newest finished run's; it reports
+    both. `label_map` is that of the path files' indices, `model_label_map` that of a foreign checkpoint's outputs;
+    labels are joined to the model's by name. `modality` is checked against the model. Raises EcstflError.
+    """
+    paths = [Path(path) for path in inputs]
+    chosen = model or default_model(modality or modality_of_inputs(paths))
+    opened = open_model(
+        chosen, device=device, precision=precision, backbone=backbone, label_map=model_label_map, reporter=reporter
+    )
+    reporter.note(f"model {opened.describe()}" + ("" if model else " (none was named)"))
+    _require_modality(opened, modality)
+    if not paths:
+        path, why = default_input(opened.input.modality)
+        paths = [path]
+        reporter.note(f"input {path}: {why} (none was named)")
+    out = _result_folder(out)
+    rejects = out / "rejects.csv"
+    source = Source(opened.input.modality, opened.labels, label_map, data_root, skip_bad, rejects, reporter)
+    samples = gather(paths, source)
+    order = EvaluationOrder(len(samples), batch_size)
+    # Starting workers takes longer than one batch does.
+    loader = evaluation_loader(samples, opened.input, order, workers if len(order) > 1 else 0)
+    predictions = predict(opened.logits, loader, opened.device, reporter, "inference", opened.autocast)
+    metrics = predictions.metrics() if predictions.has_labels else None
+    result = InferResult(opened, [str(path) for path in paths], predictions, metrics, out)
+    _write(result, formats)
+    return result
+
+
+def _require_modality(model: InferenceModel, modality: Modality | None) -> None:
+    if modality and modality != model.input.modality:
+        raise EcstflError(
+            f"--type {modality} asks for {KIND[modality]}, but {model.source} takes {KIND[model.input.modality]}",
+            f"Leave --type out, or name a model for {KIND[modality]} with --model.",
+        )
+
+
+def _result_folder(out: Path | None) -> Path:
+    """The folder to write to; it is made with its first file. Raises EcstflError where it holds an earlier result."""
+    if out is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        names = (stamp if n == 0 else f"{stamp}-{n}" for n in count())
+        return next(folder for name in names if not (folder := RESULTS / name).exists())
+    if out.exists() and not out.is_dir():
+        raise EcstflError(f"--out {out} is a file", "Name a folder.")
+    earlier = [name for name in _RESULT_FILES if (out / name).exists()]
+    if earlier:
+        raise EcstflError(
+            f"{out} holds an earlier result: {', '.join(earlier)}", "Name another folder with --out, or remove it."
+        )
+    return out
+
+
+def _write(result: InferResult, formats: Sequence[str]) -> None:
+    names, out = result.model.labels.names, result.out
+    try:
+        for format in formats:
+            write_predictions(result.predictions, names, out / f"predictions.{format}")
+        if result.metrics:
+            _write_metrics(result, result.metrics)
+    except OSError as error:
+        raise EcstflError(f"cannot write to {out}: {error}", "Choose another folder with --out.") from error
+
+
+def _write_metrics(result: InferResult, metrics: Metrics) -> None:
+    names = result.model.labels.names
+    content = {**metrics.to_dict(names), "model": model_summary(result.model), "inputs": result.inputs}
+    with complete_file(result.out / "metrics.json") as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    title = f"{Path(result.model.source).name} on {', '.join(Path(path).name for path in result.inputs[:3])}"
+    plot_confusion(metrics.confusion, names, result.out / "confusion.png", title)

@@ -1,0 +1,146 @@
+"""Opening a model for inference: a checkpoint in PyTorch, or an exported file in its own runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ecstfl_cli.api import InputSpec, Modality
+from ecstfl_cli.components.frame_model import FrameModel
+from ecstfl_cli.engine.catalogue import FOLDER
+from ecstfl_cli.engine.checkpoint import build_network, has_metadata, load_native, open_checkpoint
+from ecstfl_cli.engine.export_metadata import read_export_metadata
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.runtime import resolve_device, resolve_precision, use_channels_last
+from ecstfl_cli.engine.samples import KIND
+from ecstfl_cli.errors import CheckpointError, DeviceError, suggest
+from ecstfl_cli.labels import LabelMap
+from ecstfl_cli.resources import shipped
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class InferenceModel:
+    """A model ready to predict, whichever runtime it runs in.
+
+    `logits` maps uint8 frames on `device`, (B, T, H, W, 3) or (B, H, W, 3), to logits (B, K).
+    """
+
+    source: str
+    backbone: str
+    input: InputSpec
+    labels: LabelMap
+    runtime: str
+    device: torch.device
+    precision: str
+    logits: Callable[[Tensor], Tensor]
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which `logits` is called."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, _AUTOCAST[self.precision])
+
+    def describe(self) -> str:
+        """One line: what it is, what it takes and where it runs."""
+        size = f"{self.input.size}x{self.input.size}"
+        if self.input.modality == "video":
+            size = f"{self.input.sampling.num_frames}x{size}"
+        return (
+            f"{self.source}: {self.backbone}, {KIND[self.input.modality]} {size}, {len(self.labels)} classes, "
+            f"{self.runtime} on {self.device}, {self.precision}"
+        )
+
+
+def open_model(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    backbone: str | None = None,
+    label_map: LabelMap | None = None,
+    reporter: Reporter,
+) -> InferenceModel:
+    """The model that a user names: a checkpoint file, native or foreign, a run folder, a known name, or an `.onnx`.
+
+    `backbone` and `label_map` say what a foreign checkpoint does not. Raises EcstflError where it cannot be opened.
+    """
+    if Path(name).suffix.lower() == ".onnx":
+        if backbone or label_map:
+            raise CheckpointError(
+                f"{name} knows its backbone and its classes", "Leave --backbone and --model-label-map out."
+            )
+        return _open_onnx(Path(name), device, precision)
+    checkpoint = open_checkpoint(name, backbone=backbone, label_map=label_map, reporter=reporter)
+    torch_device = resolve_device(device)
+    network = build_network(checkpoint)
+    use_channels_last(network)
+    model = FrameModel(network, checkpoint.input).eval().to(torch_device)
+    return InferenceModel(
+        source=checkpoint.source,
+        backbone=checkpoint.model.backbone,
+        input=checkpoint.input,
+        labels=checkpoint.labels,
+        runtime="PyTorch",
+        device=torch_device,
+        precision=resolve_precision(precision, torch_device),
+        logits=lambda frames: model(frames)[0],
+    )
+
+
+def _open_onnx(path: Path, device: str, precision: str) -> InferenceModel:
+    from ecstfl_cli.components.exporters.onnx import OnnxModel
+
+    if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
+        raise DeviceError(
+            f"{path} runs in ONNX Runtime, on the CPU and in fp32",
+            "Use --device cpu --precision fp32, or the checkpoint that it was exported from.",
+        )
+    if not path.is_file():
+        near = suggest(path.name, [p.name for p in path.parent.glob("*.onnx")])
+        raise CheckpointError(f"there is no file {path}", f"{near}Write one: ecstfl export CHECKPOINT --out {path}")
+    session = OnnxModel(path)
+    exported = read_export_metadata(session.metadata, str(path))
+    return InferenceModel(
+        source=str(path),
+        backbone=exported.backbone,
+        input=exported.input,
+        labels=exported.labels,
+        runtime="ONNX Runtime",
+        device=torch.device("cpu"),
+        precision="fp32",
+        logits=lambda frames: torch.from_numpy(session.logits(frames.numpy())),
+    )
+
+
+def default_model(modality: Modality | None = None, *, runs: Path = Path("runs"), folder: Path = FOLDER) -> Path:
+    """The model where none is named: the newest finished run's best, else a checkpoint in `folder`, else a shipped one.
+
+    Only models for `modality` count where it is given. Raises CheckpointError where there is none.
+    """
+    for path in _candidates(runs, folder):
+        if modality is None or load_native(path).input.modality == modality:
+            return path
+    wanted = f" for {KIND[modality]}" if modality else ""
+    raise CheckpointError(
+        f"no model was named, and there is none{wanted} to take: no finished run under {runs}/, "
+        f"no checkpoint in {folder}/",
+        "Name one with --model (`ecstfl checkpoints` lists the released ones), or train one: "
+        "ecstfl finetune recipes/NAME.yaml. `ecstfl demo` shows the whole way.",
+    )
+
+
+def _candidates(runs: Path, folder: Path) -> Iterator[Path]:
+    # A run writes metrics.json last; result folders of `infer` have one too, but no weights.
+    finished = sorted(runs.glob("*/*/metrics.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for metrics in finished:
+        weights = (metrics.with_name("best.safetensors"), metrics.with_name("last.safetensors"))
+        yield from [path for path in weights if path.is_file()][:1]
+    for place in dict.fromkeys((folder, shipped("checkpoint_load"))):
+        yield from (path for path in sorted(place.glob("*.safetensors")) if has_metadata(path))
