@@ -35,11 +35,7 @@ class RecipeDraft:
     @classmethod
     def read(cls, path: Path) -> RecipeDraft:
         """The draft that a file holds. Raises RecipeError where it cannot be read or is not YAML."""
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path}: cannot be read: {error}", "A recipe is a UTF-8 text file.") from error
-        parsed = parse(text, str(path))
+        parsed = parse(recipe_text(path), str(path))
         if not isinstance(parsed.values, dict):
             what = "is empty" if parsed.values is None else "is not a recipe: it holds no `key: value` lines"
             raise RecipeError(f"{path}: {what}", HINT)
@@ -200,6 +196,14 @@ def find_recipe(name: str | Path) -> Path:
     )
 
 
+def recipe_text(path: Path) -> str:
+    """A recipe file as it is written. Raises RecipeError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}", "A recipe is a UTF-8 text file.") from error
+
+
 def copy_recipe(name: str | Path, dest: Path | None = None, *, force: bool = False) -> list[Path]:
     """Copy a recipe to a file or folder, by default ./recipes, with the new file's name as its own.
 
@@ -217,7 +221,7 @@ def copy_recipe(name: str | Path, dest: Path | None = None, *, force: bool = Fal
         if target.samefile(source):
             raise RecipeError(f"{target} is the recipe itself", other)
         raise RecipeError(f"{target} exists already", f"{other}, or replace it with --force.")
-    text = source.read_text(encoding="utf-8-sig")
+    text = recipe_text(source)
     if re.fullmatch(NAME_PATTERN, target.stem):
         text = re.sub(r"^name:.*$", f"name: {target.stem}", text, count=1, flags=re.MULTILINE)
     written = {target: text}

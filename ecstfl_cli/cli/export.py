@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ecstfl_cli.cli import console
+from ecstfl_cli.cli.finetune import Device
 
 if TYPE_CHECKING:
     from ecstfl_cli.engine.export import ExportResult
@@ -28,7 +29,7 @@ def export(
         min=0.0,
         help="Largest difference of logits from PyTorch, relative to the largest logit where that exceeds 1.",
     ),
-    device: str = typer.Option("cpu", "--device", help="Where PyTorch computes its side: auto, cpu, gpu, cuda or mps."),
+    device: Device = typer.Option(Device.cpu, "--device", help="Where PyTorch computes its side of the comparison."),
     backbone: str = typer.Option(
         None, "--backbone", help="Backbone of a foreign checkpoint, where its tensors do not tell."
     ),
@@ -50,7 +51,7 @@ def export(
         format=format,
         out=out,
         tolerance=tolerance,
-        device=device,
+        device=device.value,
         backbone=backbone,
         label_map=label_map_from(model_label_map) if model_label_map else None,
         reporter=console.TerminalReporter(),

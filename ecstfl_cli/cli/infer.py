@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from ecstfl_cli.cli import console
+from ecstfl_cli.cli.finetune import Device, Modality, Precision
 
 if TYPE_CHECKING:
     from ecstfl_cli.engine.infer import InferResult
 
-TYPES = ("img", "video")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ROWS_SHOWN = 20
 PATH_WIDTH = 60
 
@@ -37,8 +36,8 @@ def infer(
         help="A checkpoint file, a run folder, an .onnx file, or a name of `ecstfl checkpoints`. "
         "The newest finished run if not given.",
     ),
-    modality: str = typer.Option(None, "--type", help="img or video; the model must be for it."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, gpu, cuda or mps."),
+    modality: Modality = typer.Option(None, "--type", help="Stills or clips; the model must be for them."),
+    device: Device = typer.Option(Device.auto, "--device", help="Where to compute; gpu is CUDA or Apple's."),
     out: Path = typer.Option(None, "--out", help="Folder for the results. A new one under runs/infer if not given."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON, and write predictions.json too."),
     parquet: bool = typer.Option(False, "--parquet", help="Write predictions.parquet too."),
@@ -57,7 +56,7 @@ def infer(
     skip_bad: bool = typer.Option(
         False, "--skip-bad", help="Leave unreadable samples out, into a rejects file, instead of stopping."
     ),
-    precision: str = typer.Option("auto", "--precision", help="auto, fp32, bf16 or fp16; auto is fp32 on a CPU."),
+    precision: Precision = typer.Option(Precision.auto, "--precision", help="Number format; auto is fp32 on a CPU."),
 ) -> None:
     """Predict the expression in images or clips.
 
@@ -68,14 +67,12 @@ def infer(
     from ecstfl_cli.engine.infer import infer as run_infer
     from ecstfl_cli.labels import label_map_from
 
-    _require_one_of("--type", modality, TYPES)
-    _require_one_of("--precision", precision, PRECISIONS)
     result = run_infer(
         inputs or (),
         model=model,
-        modality=modality,  # type: ignore[arg-type]
-        device=device,
-        precision=precision,
+        modality=modality.value if modality else None,
+        device=device.value,
+        precision=precision.value,
         out=out,
         formats=["csv", *(["json"] if as_json else []), *(["parquet"] if parquet else [])],
         batch_size=batch_size,
@@ -91,11 +88,6 @@ def infer(
         console.print_json(result.to_dict())
     else:
         print_result(result)
-
-
-def _require_one_of(option: str, value: str | None, allowed: Sequence[str]) -> None:
-    if value is not None and value not in allowed:
-        raise typer.BadParameter(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
 
 
 def print_result(result: InferResult) -> None:

@@ -40,11 +40,11 @@ def recipes(
 @group.command()
 def show(name: str = typer.Argument(..., metavar="NAME", help="Name or file of a recipe.")) -> None:
     """Print a recipe as it is written."""
-    from ecstfl_cli.recipe_loading import find_recipe
+    from ecstfl_cli.recipe_loading import find_recipe, recipe_text
 
     path = find_recipe(name)
     console.err.print(str(path), markup=False)
-    console.out.print(path.read_text(encoding="utf-8-sig"), markup=False, end="")
+    console.out.print(recipe_text(path), markup=False, end="")
 
 
 @group.command()

@@ -57,7 +57,7 @@ class ExportResult:
 
 
 def export(
-    model: str,
+    model: str | Path,
     *,
     format: str = "onnx",
     out: Path | None = None,

@@ -62,7 +62,7 @@ def finetune(recipe: Recipe, *, reporter: Reporter, resume: Path | None = None) 
         trainer, loaders, saver, fingerprint = _set_up(recipe, accelerator, run, reporter, fresh=resume is None)
         state = TrainingState()
         if resume:
-            state = TrainingState.restore(run.state, trainer.network, trainer.optimizer, trainer.scaler, fingerprint)
+            state = TrainingState.restore(run.state, trainer.stateful, fingerprint)
             reporter.note(f"continuing after epoch {state.epoch}")
     except EcstflError:
         if resume is None:
@@ -86,7 +86,8 @@ def _set_up(
     data = load_training_data(recipe, labels, run.path, reporter)
     objective = Objective(recipe.losses, LossContext(len(labels), network.num_features, data.class_counts))
     use_channels_last(network)
-    optimizer = build_optimizer(recipe.optimizer, network)
+    # A loss may have parameters of its own, such as class centres.
+    optimizer = build_optimizer(recipe.optimizer, network, objective)
     trainer = Trainer(recipe, accelerator, FrameModel(network, spec), objective, optimizer, reporter)
     reporter.note(
         f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test samples; "
@@ -189,7 +190,7 @@ def _train(trainer: Trainer, loaders: _Loaders, state: TrainingState, saver: _Sa
         if _is_best(state, recipe.train.select_by):
             state.best = state.last
             saver.checkpoint(run.best, trainer.network, row)
-        state.save(run.state, trainer.network, trainer.optimizer, trainer.scaler, fingerprint)
+        state.save(run.state, trainer.stateful, fingerprint)
         run.write_metrics_table(state.rows)
         # Short epochs come faster than a picture of them is worth.
         if time.monotonic() - plotted > PLOT_EVERY_SECONDS:

@@ -29,7 +29,7 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 _DEEPEST_WRAPPING = 4
 _DEFAULT_LABEL_MAP = "dfew"
 # What the reference release trains, and so the likeliest; the rest of the family follows.
-_TRIED_FIRST = ("r3d_18", "resnet18")
+_TRIED_FIRST = ("r3d_18", "resnet18", "resnet")
 _REFERENCE_INPUT: dict[Modality, InputSpec] = {
     "video": InputSpec("video", 112),
     "img": InputSpec("img", 224),
@@ -121,8 +121,12 @@ def _candidates(state: Mapping[str, Tensor]) -> Iterator[str]:
     clips = set(torchvision.models.list_models(module=torchvision.models.video))
     wants_clips = any(tensor.ndim == 5 for tensor in state.values())
     members = [name for name in torchvision_family.names() if (name in clips) == wants_clips]
-    for member in sorted(members, key=lambda name: name not in _TRIED_FIRST):
+    for member in sorted(members, key=_rank):
         yield f"torchvision/{member}"
+
+
+def _rank(member: str) -> int:
+    return next((i for i, start in enumerate(_TRIED_FIRST) if member.startswith(start)), len(_TRIED_FIRST))
 
 
 def _bare(backbone: str, num_classes: int = 2) -> Any:

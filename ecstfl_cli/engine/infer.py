@@ -25,7 +25,14 @@ from ecstfl_cli.media.sinks import prediction_rows, write_predictions
 from ecstfl_cli.report.plots import plot_confusion
 
 RESULTS = Path("runs") / "infer"
-_RESULT_FILES = ("predictions.csv", "predictions.json", "predictions.parquet", "metrics.json", "confusion.png")
+_RESULT_FILES = (
+    "predictions.csv",
+    "predictions.json",
+    "predictions.parquet",
+    "metrics.json",
+    "confusion.png",
+    "rejects*.csv",
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ def _result_folder(out: Path | None) -> Path:
         return next(folder for name in names if not (folder := RESULTS / name).exists())
     if out.exists() and not out.is_dir():
         raise EcstflError(f"--out {out} is a file", "Name a folder.")
-    earlier = [name for name in _RESULT_FILES if (out / name).exists()]
+    earlier = sorted(path.name for pattern in _RESULT_FILES for path in out.glob(pattern))
     if earlier:
         raise EcstflError(
             f"{out} holds an earlier result: {', '.join(earlier)}", "Name another folder with --out, or remove it."

@@ -10,9 +10,9 @@ from torch import nn
 from ecstfl_cli.recipe import OptimizerSection, ScheduleSection
 
 
-def build_optimizer(section: OptimizerSection, network: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(section: OptimizerSection, *modules: nn.Module) -> torch.optim.Optimizer:
     """SGD with the same decay on every parameter, as the reference; AdamW without decay on biases and norms."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     if section.name == "sgd":
         return torch.optim.SGD(parameters, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
     groups = [

@@ -14,6 +14,7 @@ from typing import Any
 
 from ecstfl_cli.engine.reporter import Advance, Reporter
 from ecstfl_cli.errors import EcstflError
+from ecstfl_cli.media.atomic import complete_file
 
 
 class RunFolder:
@@ -90,10 +91,9 @@ class RunFolder:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and move it into place."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Write a UTF-8 text file under a temporary name and move it into place."""
+    with complete_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 class LoggingReporter(Reporter):

@@ -72,7 +72,7 @@ def load_samples(
     own_map = file_label_map or label_map
     to_model = remap(own_map, label_map)
     lists = [_scan(file, modality, root, own_map, require_labels) for file in files]
-    found = _check(dict.fromkeys(row.location for file in lists for row in file.rows), modality, reporter)
+    found = check_on_disk(dict.fromkeys(row.location for file in lists for row in file.rows), modality, reporter)
     samples: list[Sample] = []
     problems: list[Problem] = []
     for file in lists:
@@ -106,7 +106,8 @@ def _scan(
     return file
 
 
-def _check(locations: Iterable[str], modality: Modality, reporter: Reporter) -> dict[str, Found]:
+def check_on_disk(locations: Iterable[str], modality: Modality, reporter: Reporter) -> dict[str, Found]:
+    """What is found under each of these paths of images, or of folders of frames, by path."""
     paths = list(locations)
     look = _look_at_image if modality == "img" else _look_at_clip
     size = _CHUNK[modality]
@@ -120,6 +121,9 @@ def _check(locations: Iterable[str], modality: Modality, reporter: Reporter) -> 
             found += results
             advance(len(results))
     return dict(zip(paths, found, strict=True))
+
+
+_check = check_on_disk
 
 
 def _each(look: Callable[[str], Found], paths: Sequence[str]) -> list[Found]:

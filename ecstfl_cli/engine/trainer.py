@@ -47,9 +47,10 @@ class Trainer:
         return self.accelerator.unwrap_model(self.model).network
 
     @property
-    def scaler(self) -> Any:
-        """The loss scaler of fp16, else None."""
-        return self.accelerator.scaler
+    def stateful(self) -> dict[str, Any]:
+        """Everything with a state that a resumed run continues from; fp16 has a loss scaler besides."""
+        parts = {"network": self.network, "objective": self.objective, "optimizer": self.optimizer}
+        return parts if self.accelerator.scaler is None else {**parts, "scaler": self.accelerator.scaler}
 
     def train_epoch(self, epoch: int, loader: DataLoader, order: TrainingOrder, steps: int) -> dict[str, Any]:
         """`steps` steps of epoch `epoch` (from 0). Returns the mean losses, the training WAR in percent and the rate.

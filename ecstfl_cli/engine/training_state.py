@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import torch
 
 from ecstfl_cli.errors import CheckpointError
+from ecstfl_cli.media.atomic import complete_file
+
+FORMAT = 1
 
 
 @dataclass
@@ -24,30 +28,25 @@ class TrainingState:
     last: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, path: Path, network: torch.nn.Module, optimizer: Any, scaler: Any, fingerprint: str) -> None:
-        """Everything in one file, moved into place when complete."""
+    def save(self, path: Path, stateful: Mapping[str, Any], fingerprint: str) -> None:
+        """Everything in one file, moved into place when complete. `stateful` are network, optimiser and the like."""
         state = {
-            "format": 1,
+            "format": FORMAT,
             "epoch": self.epoch,
             "rows": self.rows,
             "last": self.last,
             "best": self.best,
             "fingerprint": fingerprint,
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else None,
+            "stateful": {name: part.state_dict() for name, part in stateful.items()},
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        partial = path.with_name(path.name + ".part")
-        torch.save(state, partial)
-        partial.replace(path)
+        with complete_file(path) as partial:
+            torch.save(state, partial)
 
     @classmethod
-    def restore(
-        cls, path: Path, network: torch.nn.Module, optimizer: Any, scaler: Any, fingerprint: str
-    ) -> TrainingState:
-        """Load a saved state into network and optimiser.
+    def restore(cls, path: Path, stateful: Mapping[str, Any], fingerprint: str) -> TrainingState:
+        """Load what `save` wrote into network, optimiser and the like.
 
         Raises CheckpointError where the file is damaged, or belongs to another model or another training list.
         """
@@ -58,14 +57,12 @@ class TrainingState:
                     f"{path} was written with another training list, label map or split",
                     "Resume with the recipe and the path files of that run, or start a new run.",
                 )
-            network.load_state_dict(state["network"])
-            optimizer.load_state_dict(state["optimizer"])
+            for name, part in stateful.items():
+                part.load_state_dict(state["stateful"][name])
         except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 f"cannot continue from {path}: {error}", "Start a new run from best.safetensors or last.safetensors."
             ) from error
-        if scaler is not None and state["scaler"]:
-            scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and len(state["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -214,3 +214,34 @@ def test_what_the_recipe_names_must_exist(tiny_images: Callable, tmp_path: Path)
         run(recipe_for(data, tmp_path, losses={"ecstfl": {}}))
     with pytest.raises(EcstflError, match="losses.ec_stfl.args"):
         run(recipe_for(data, tmp_path, losses={"cross_entropy": {}, "ec_stfl": {"args": {"margin": 1}}}))
+
+
+def test_a_loss_with_parameters_of_its_own_is_trained_and_resumed(
+    tiny_images: Callable, tmp_path: Path, fake_distribution: Callable
+) -> None:
+    fake_distribution("centre_plugin", {"losses": {"centre": "centre_plugin:Centre"}}, {"centre_plugin.py": CENTRE})
+    data = tiny_images(classes=2, per_class=6)
+    losses = {"cross_entropy": {}, "centre": {"weight": 0.1}}
+    whole = run(recipe_for(data, tmp_path / "whole", losses=losses, train={"epochs": 2}))
+    half = run(recipe_for(data, tmp_path / "half", losses=losses, train={"epochs": 1}))
+    rest = run(recipe_for(data, tmp_path / "half", losses=losses, train={"epochs": 2}), resume=half.folder)
+
+    def centres(folder: Path) -> torch.Tensor:
+        return torch.load(folder / "state" / "training.pt", weights_only=True)["stateful"]["objective"]["terms.centre.c"]
+
+    assert centres(whole.folder).abs().sum() > 0
+    assert torch.equal(centres(whole.folder), centres(rest.folder))
+
+
+CENTRE = """
+import torch
+from torch import nn
+
+class Centre(nn.Module):
+    pairwise = False
+    def __init__(self, context):
+        super().__init__()
+        self.c = nn.Parameter(torch.zeros(context.num_classes, context.num_features))
+    def forward(self, logits, features, target, batch):
+        return (features - self.c[target]).square().mean()
+"""

@@ -125,7 +125,8 @@ class TemporalModel(nn.Module):
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A still-image state dict, for the frame backbone; its classifier is left out."""
-        adapted = self.backbone.net.adapt_state_dict(state)
+        adapt = getattr(self.backbone.net, "adapt_state_dict", dict)
+        adapted = adapt(state)
         return {f"backbone.net.{key}": tensor for key, tensor in adapted.items() if not key.startswith("head.")}
 
 

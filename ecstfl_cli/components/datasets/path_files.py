@@ -9,7 +9,7 @@ from pathlib import Path
 from ecstfl_cli import pathfile, registry
 from ecstfl_cli.api import PathRow, PreparedDataset
 from ecstfl_cli.errors import DataError, LabelMapError, RegistryError
-from ecstfl_cli.labels import LabelMap, label_map_from
+from ecstfl_cli.labels import LabelMap, canonical, label_map_from
 from ecstfl_cli.pathfile import UNKNOWN
 
 _LIST = re.compile(r"(?:.*_)?(train|val|validation|test)\.(?:csv|txt)", re.IGNORECASE)
@@ -94,12 +94,13 @@ def map_with(names: Collection[str]) -> str | None:
         except RegistryError:
             continue  # a broken plugin is shown by `ecstfl plugins` and must not stand in the way here
     by_preference = sorted(maps, key=lambda key: (key != _DEFAULT_MAP, len(maps[key]), key))
-    return next((key for key in by_preference if all(_has(maps[key], name) for name in names)), None)
+    return next((key for key in by_preference if _holds(maps[key], names)), None)
 
 
-def _has(label_map: LabelMap, name: str) -> bool:
+def _holds(label_map: LabelMap, names: Collection[str]) -> bool:
+    """Whether every name is a class, and no two names are the same class to this map."""
     try:
-        label_map.index(name)
+        found = {label_map.index(name) for name in names}
     except LabelMapError:
         return False
-    return True
+    return len(found) == len({canonical(name) for name in names})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from ecstfl_cli.errors import ExportError
 
 INPUT = "frames"
 OUTPUTS = ["logits", "probs"]
-INSTALL = 'Install it: pip install "ecstfl[export]"'
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class OnnxExporter:
@@ -33,8 +32,9 @@ class OnnxExporter:
 
         Raises ExportError where the network cannot be exported, with the exporter's reason, or a package is missing.
         """
-        onnx = _required("onnx")
-        _required("onnxscript")
+        require_packages()
+        import onnx
+
         with _quietly():
             try:
                 program = torch.onnx.export(
@@ -71,7 +71,9 @@ class OnnxModel:
     """
 
     def __init__(self, path: Path) -> None:
-        runtime = _required("onnxruntime")
+        require_packages("onnxruntime")
+        import onnxruntime as runtime
+
         options = runtime.SessionOptions()
         # Below errors it reports what its optimiser does, line by line, on stderr.
         options.log_severity_level = 3
@@ -86,11 +88,14 @@ class OnnxModel:
         return self.session.run([OUTPUTS[0]], {INPUT: frames})[0]
 
 
-def _required(package: str) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise ExportError(f"ONNX needs the package {package!r}, which is not installed", INSTALL) from error
+def require_packages(*packages: str) -> None:
+    """Raise ExportError where a package that ONNX needs, by default any, is not installed."""
+    missing = [package for package in packages or PACKAGES if find_spec(package) is None]
+    if missing:
+        raise ExportError(
+            f"ONNX needs packages that are not installed: {', '.join(missing)}",
+            'Install them: pip install "ecstfl[export]"',
+        )
 
 
 def _strip_trace(model: Any) -> None:
