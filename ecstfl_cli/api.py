@@ -209,7 +209,7 @@ class PreparedDataset:
 
 
 class DatasetPlugin(Protocol):
-    """One data set release, in the group `ecstfl.datasets`; the entry point is an instance or a class without arguments."""
+    """One data set release, in the group `ecstfl.datasets`; an instance, or a class without arguments."""
 
     def recognise(self, root: Path) -> bool:
         """Whether `root` has this release's layout. Looks, reads no images, writes nothing."""

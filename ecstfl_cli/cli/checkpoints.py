@@ -40,7 +40,7 @@ def list_checkpoints(
         return
     from ecstfl_cli.engine import catalogue
 
-    rows = [_entry_dict(entry, catalogue.state(entry, FOLDER)) for entry in catalogue.entries()]
+    rows = [_entry_dict(entry) for entry in catalogue.entries()]
     if as_json:
         console.print_json(rows)
     else:
@@ -50,8 +50,8 @@ def list_checkpoints(
 def show(
     name: str = typer.Argument(help="A checkpoint file, a run folder, or a name of the catalogue."),
     backbone: str = typer.Option("", "--backbone", help="Backbone of a foreign file that is not recognised."),
-    label_map: str = typer.Option(
-        "", "--label-map", help="Label map of a foreign file, which does not name its classes."
+    model_label_map: str = typer.Option(
+        "", "--model-label-map", help="Label map of a foreign checkpoint's outputs, which names no classes itself."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of text."),
 ) -> None:
@@ -63,13 +63,13 @@ def show(
 
     entry = next((e for e in catalogue.entries() if e.name == name), None)
     if entry and catalogue.search(name, FOLDER) is None:
-        absent = _entry_dict(entry, "absent") | {"next": entry.how_to_get(FOLDER)}
+        absent = _entry_dict(entry) | {"next": entry.how_to_get(FOLDER)}
         console.print_json(absent) if as_json else _print_pairs(absent)
         return
     checkpoint = open_checkpoint(
         name,
         backbone=backbone or None,
-        label_map=label_map_from(label_map) if label_map else None,
+        label_map=label_map_from(model_label_map) if model_label_map else None,
         need_labels=False,
         folder=FOLDER,
         reporter=Reporter(),  # what it would say is in the notes
@@ -93,11 +93,14 @@ def download(
     console.out.print(str(path), markup=False)
 
 
-def _entry_dict(entry: CatalogueEntry, state: str) -> dict[str, Any]:
+def _entry_dict(entry: CatalogueEntry) -> dict[str, Any]:
+    from ecstfl_cli.engine import catalogue
+
+    file = catalogue.local_file(entry, FOLDER)
     return {
         "name": entry.name,
-        "state": state,
-        "file": None if state == "absent" else str(FOLDER / entry.file),
+        "state": catalogue.state(entry, FOLDER),
+        "file": str(file) if file else None,
         "backbone": entry.backbone,
         "classes": entry.classes,
         "label_map": entry.label_map,

@@ -46,8 +46,8 @@ class Augmentation:
                 left, top = int(generator.integers(width - w + 1)), int(generator.integers(height - h + 1))
                 return float(left), float(top), float(left + w), float(top + h)
         side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        return left, top, left + side, top + side
+        x, y = (width - side) / 2, (height - side) / 2
+        return x, y, x + side, y + side
 
 
 def resize(image: Image.Image, spec: InputSpec, box: Box | None = None) -> Image.Image:

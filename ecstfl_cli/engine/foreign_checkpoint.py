@@ -171,7 +171,7 @@ def foreign_to_checkpoint(
     spec = entry.input_spec if entry and entry.backbone == name else _REFERENCE_INPUT[network.modality]
     checkpoint = Checkpoint(ModelSpec(name, classes), spec, labels, state, source=str(path))
     checkpoint.notes = _notes(weights, checkpoint)
-    if entry and label_map is None:
+    if entry and entry.label_map_note and label_map is None:
         checkpoint.notes.append(f"classes {labels.describe()}: {entry.label_map_note}")
     for note in checkpoint.notes:
         reporter.note(f"{path}: {note}")
@@ -212,18 +212,19 @@ def _labels(path: Path, classes: int, label_map: LabelMap | None, need_labels: b
     if labels is None and classes == len(default := label_map_from(_DEFAULT_LABEL_MAP)):
         reporter.warn(
             f"{path} does not name its classes; they are taken to be in the order {default.describe()}. "
-            "Another order is set with --label-map."
+            "Another order is set with --model-label-map."
         )
         labels = default
     if labels is None:
         raise CheckpointError(
             f"{path} has {classes} classes and does not name them",
-            "Give their order with --label-map NAME; `ecstfl plugins` lists the label maps.",
+            "Give their order with --model-label-map NAME; `ecstfl plugins` lists the label maps. "
+            "To finetune with a fresh classifier set `model.replace_head: true`.",
         )
     if len(labels) != classes:
         raise CheckpointError(
             f"{path} has {classes} classes, label map {labels.name!r} has {len(labels)}: {labels.describe()}",
-            "Give the right order with --label-map NAME; `ecstfl plugins` lists the label maps.",
+            "Give the right order with --model-label-map NAME; `ecstfl plugins` lists the label maps.",
         )
     return labels
 

@@ -62,7 +62,7 @@ def _loader(dataset: SampleDataset, order: Sampler[list[tuple[int, int]]], worke
     workers = min(workers, os.cpu_count() or 1)
     return DataLoader(
         dataset,
-        batch_sampler=order,  # type: ignore[arg-type]
+        batch_sampler=order,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),

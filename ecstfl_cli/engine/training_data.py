@@ -10,8 +10,8 @@ from typing import Any
 from ecstfl_cli.engine.prepare import read_manifest_for
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import Sample, class_counts, fingerprint, load_samples, stratified_split
-from ecstfl_cli.errors import DataError, listing
-from ecstfl_cli.labels import LabelMap, label_map_from
+from ecstfl_cli.errors import DataError, LabelMapError, listing
+from ecstfl_cli.labels import LabelMap, label_map_from, side_by_side
 from ecstfl_cli.recipe import Recipe
 
 
@@ -65,6 +65,8 @@ def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, r
             "score is too high. Use --val-split 0.1 to choose on part of the training list."
         )
         val, test = test, []
+    if not val:
+        reporter.warn("no validation and no test samples: nothing is evaluated, and the last epoch counts as the best")
     _check_size(len(train), recipe.train.batch_size)
     counts = class_counts(train, len(labels))
     absent = [name for name, count in zip(labels.names, counts, strict=True) if not count]
@@ -97,11 +99,22 @@ def _load(recipe: Recipe, file: str, labels: LabelMap, rejects_folder: Path, rep
 
 
 def _file_label_map(recipe: Recipe, file: str) -> LabelMap | None:
-    """The map of a path file's indices: the recipe's word, else that of the manifest `prepare` wrote."""
-    if recipe.data.label_map is not None:
-        return label_map_from(recipe.data.label_map)
+    """The map of a path file's indices: the recipe's word, or that of the manifest `prepare` wrote.
+
+    Raises LabelMapError where the two disagree.
+    """
     manifest = read_manifest_for(Path(file))
-    return label_map_from(manifest["label_map"]) if manifest and manifest.get("label_map") else None
+    written = manifest.get("label_map") if manifest else None
+    if recipe.data.label_map is None:
+        return label_map_from(written) if written else None
+    own = label_map_from(recipe.data.label_map)
+    if manifest and written and label_map_from(written).names != own.names:
+        raise LabelMapError(
+            f"whose indices {file} holds is told in two ways: data.label_map of the recipe and {manifest['path']}:\n"
+            + side_by_side(own, label_map_from(written)),
+            f"Set data.label_map to {written}, or prepare the data again with --label-map {recipe.data.label_map}.",
+        )
+    return own
 
 
 def _check_size(samples: int, batch_size: int) -> None:

@@ -83,7 +83,7 @@ def test_show_tells_what_a_foreign_file_holds_and_what_is_left_out(cli: Cli, tmp
     assert result.exit_code == 0
     for part in ("torchvision/resnet18", "8, not named in the file", "not used: epoch, best_acc"):
         assert part in result.stdout
-    named = cli("checkpoints", "show", tmp_path / "other.pth", "--label-map", "ferplus")
+    named = cli("checkpoints", "show", tmp_path / "other.pth", "--model-label-map", "ferplus")
     assert "ferplus: 0 neutral" in named.stdout
 
 

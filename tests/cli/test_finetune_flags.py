@@ -43,7 +43,7 @@ def test_a_recipe_trains_and_its_run_is_resumed_without_naming_it(
     data = tiny_images(classes=2, per_class=4)
     (tmp_path / "my.yaml").write_text(
         f"name: my\ndata: {{train: '{data.train}', test: '{data.test}', val_split: 0.5}}\n"
-        "input: {modality: img, size: 32}\nmodel: {backbone: torchvision/resnet18}\n"
+        "input: {modality: img, size: 32}\nmodel: {backbone: timm/test_resnet}\n"
         "train: {epochs: 1, batch_size: 2, workers: 0, device: cpu}\n",
         encoding="utf-8",
     )

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from ecstfl_cli.engine.finetune import RunResult, finetune
+from ecstfl_cli.engine.prepare import prepare_dataset
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.errors import CheckpointError, DataError, EcstflError, RegistryError
+from ecstfl_cli.errors import CheckpointError, DataError, EcstflError, LabelMapError, RegistryError
 from ecstfl_cli.recipe import Recipe
 
 
@@ -172,7 +173,9 @@ def test_choosing_the_best_epoch_on_the_test_list_is_said(tiny_images: Callable,
 
 def test_training_without_any_evaluation_list_keeps_the_last_epoch(tiny_images: Callable, tmp_path: Path) -> None:
     data = tiny_images(classes=2, per_class=4)
-    result = run(recipe_for(data, tmp_path, data={"val_split": 0.0, "test": []}))
+    reporter = Reporter()
+    result = finetune(recipe_for(data, tmp_path, data={"val_split": 0.0, "test": []}), reporter=reporter)
+    assert any("nothing is evaluated" in warning for warning in reporter.warnings)
     assert result.metrics["best"] == result.metrics["last"] == {"epoch": 2}
     assert same_weights(result.folder / "last.safetensors", result.folder / "best.safetensors")
 
@@ -183,7 +186,18 @@ def test_labels_are_joined_by_name(tiny_images: Callable, tmp_path: Path) -> Non
     result = run(recipe)
     per_class = result.metrics["last"]["test"]["per_class"]
     assert {name for name, values in per_class.items() if values["samples"]} == {"happy", "sad", "neutral"}
-    assert list(per_class)[0] == "angry"
+    assert next(iter(per_class)) == "angry"
+
+
+def test_a_recipe_and_a_manifest_that_disagree_about_the_labels_stop_the_run(
+    tiny_images: Callable, tmp_path: Path
+) -> None:
+    data = tiny_images(classes=2, per_class=4)
+    prepared = prepare_dataset(data.root, label_map="dfew", name="tiny", out=tmp_path, reporter=Reporter())
+    lists = {"train": [str(tmp_path / "tiny_train.csv")], "test": []}
+    with pytest.raises(LabelMapError, match="told in two ways") as caught:
+        run(recipe_for(data, tmp_path, data={**lists, "label_map": "fer2013"}))
+    assert str(prepared.path) in str(caught.value)
 
 
 def test_classes_without_training_samples_are_named(tiny_images: Callable, tmp_path: Path) -> None:
@@ -212,7 +226,7 @@ def test_what_the_recipe_names_must_exist(tiny_images: Callable, tmp_path: Path)
         run(recipe_for(data, tmp_path, data={"train": ["nowhere.csv"]}))
     with pytest.raises(RegistryError, match="unknown loss"):
         run(recipe_for(data, tmp_path, losses={"ecstfl": {}}))
-    with pytest.raises(EcstflError, match="losses.ec_stfl.args"):
+    with pytest.raises(EcstflError, match=r"losses\.ec_stfl\.args"):
         run(recipe_for(data, tmp_path, losses={"cross_entropy": {}, "ec_stfl": {"args": {"margin": 1}}}))
 
 
@@ -227,7 +241,8 @@ def test_a_loss_with_parameters_of_its_own_is_trained_and_resumed(
     rest = run(recipe_for(data, tmp_path / "half", losses=losses, train={"epochs": 2}), resume=half.folder)
 
     def centres(folder: Path) -> torch.Tensor:
-        return torch.load(folder / "state" / "training.pt", weights_only=True)["stateful"]["objective"]["terms.centre.c"]
+        state = torch.load(folder / "state" / "training.pt", weights_only=True)
+        return state["stateful"]["objective"]["terms.centre.c"]
 
     assert centres(whole.folder).abs().sum() > 0
     assert torch.equal(centres(whole.folder), centres(rest.folder))

@@ -226,7 +226,7 @@ def test_seven_unnamed_classes_are_taken_as_dfew_with_a_warning(tmp_path: Path) 
     assert checkpoint.labels == label_map_from("dfew")
     assert len(reporter.warnings) == 1
     assert "does not name its classes" in reporter.warnings[0]
-    assert "--label-map" in reporter.warnings[0]
+    assert "--model-label-map" in reporter.warnings[0]
 
 
 def test_a_label_map_given_is_used_without_warning(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_label_map_given_is_used_without_warning(tmp_path: Path) -> None:
 def test_other_numbers_of_unnamed_classes_need_a_label_map(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has 8 classes and does not name them") as caught:
         foreign_to_checkpoint(_resnet(tmp_path / "mine.pth", 8), reporter=Reporter())
-    assert "--label-map" in caught.value.hint
+    assert "--model-label-map" in caught.value.hint
 
 
 def test_a_label_map_of_another_length_is_refused(tmp_path: Path) -> None:

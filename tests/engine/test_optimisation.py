@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from torch import nn
 
@@ -22,7 +24,7 @@ def test_cosine_warms_up_and_falls_to_its_minimum() -> None:
     assert rates[19] == pytest.approx(1e-2)
     assert rates[110] == pytest.approx((1e-2 + 1e-5) / 2)
     assert rates[199] < 1.2e-5
-    assert all(a >= b for a, b in zip(rates[20:], rates[21:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[20:]))
 
 
 def test_adamw_spares_biases_and_norms_and_sgd_decays_all() -> None:

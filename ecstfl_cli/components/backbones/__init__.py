@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ecstfl_cli import registry
 from ecstfl_cli.api import Modality, ModelSpec
 from ecstfl_cli.errors import EcstflError, RegistryError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def build_model(spec: ModelSpec, modality: Modality) -> Any:
@@ -40,7 +37,7 @@ def build_model(spec: ModelSpec, modality: Modality) -> Any:
 _INPUT = {"img": "stills", "video": "clips"}
 
 
-def _construct(spec: ModelSpec) -> nn.Module:
+def _construct(spec: ModelSpec) -> Any:
     factory = registry.load("backbones", spec.backbone)
     try:
         return factory(spec.num_classes, **spec.args)

@@ -37,7 +37,7 @@ class Recurrent(nn.Module):
         bidirectional: bool = True,
     ) -> None:
         super().__init__()
-        self.rnn = cell(num_features, hidden, layers, batch_first=True, bidirectional=bidirectional)  # type: ignore[call-arg, arg-type]
+        self.rnn = cell(num_features, hidden, layers, batch_first=True, bidirectional=bidirectional)  # type: ignore[arg-type]
         self.num_features = hidden * (2 if bidirectional else 1)
 
     def forward(self, x: Tensor) -> Tensor:

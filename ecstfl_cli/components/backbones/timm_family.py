@@ -16,7 +16,7 @@ class TimmBackbone(nn.Module):
 
     modality: Modality = "img"
 
-    def __init__(self, net: nn.Module, num_classes: int) -> None:
+    def __init__(self, net: Any, num_classes: int) -> None:
         super().__init__()
         classifier = net.get_classifier()
         if not isinstance(classifier, nn.Linear):

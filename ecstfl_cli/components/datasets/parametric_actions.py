@@ -63,7 +63,7 @@ def sample_actions(rng: np.random.Generator, expression: str, frames: int) -> di
         curve = _rise(start + jitter[0], onset * rng.uniform(0.8, 1.25), frames)
         curve = curve * (1 - _rise(end + jitter[1], offset, frames))
         curves.append((unit, level * strength * rng.uniform(0.6, 1.15) * curve))
-    curves.extend(_distractors(rng, frames, talks=rng.random() < (0.65 if expression == "neutral" else 0.3)))
+    curves.extend(_distractors(rng, frames, talks=rng.random() < (0.6 if expression == "neutral" else 0.2)))
     return _combined(curves)
 
 
@@ -76,9 +76,9 @@ def _timing(rng: np.random.Generator, frames: int, quickest: float, slowest: flo
     kind = rng.random()
     if kind < 0.4:
         end = 2.0 * frames
-    elif kind < 0.75:
+    elif kind < 0.78:
         end = start + onset + rng.uniform(0.3, 0.6) * frames
-    elif kind < 0.9:
+    elif kind < 0.88:
         end = start + onset + rng.uniform(1, 4)
     else:
         start, end = -2 * onset, rng.uniform(0.3, 0.7) * frames
@@ -100,7 +100,7 @@ def _distractors(rng: np.random.Generator, frames: int, talks: bool) -> Iterable
     for _ in range(rng.poisson(frames / 22)):
         yield BLINK, _pulse(rng.uniform(0, frames), rng.uniform(0.8, 1.4), frames)
     if talks:
-        loudness, at, last = rng.uniform(0.35, 0.9), rng.uniform(0, 4), rng.uniform(0.5, 1) * frames
+        loudness, at, last = rng.uniform(0.3, 0.75), rng.uniform(0, 4), rng.uniform(0.5, 1) * frames
         while at < last:
             for unit, level in SYLLABLES[rng.integers(len(SYLLABLES))].items():
                 yield unit, loudness * level * rng.uniform(0.5, 1.2) * _pulse(at, rng.uniform(1, 2), frames)
@@ -108,8 +108,8 @@ def _distractors(rng: np.random.Generator, frames: int, talks: bool) -> Iterable
         if rng.random() < 0.4:
             flash = rng.uniform(0.15, 0.5) * _pulse(rng.uniform(0, frames), rng.uniform(2, 5), frames)
             yield from ((1, flash), (2, flash))
-    if rng.random() < 0.5:
-        stray = rng.uniform(0.1, 0.4) * _pulse(rng.uniform(0, frames), rng.uniform(2, 10), frames)
+    if rng.random() < 0.4:
+        stray = rng.uniform(0.1, 0.35) * _pulse(rng.uniform(0, frames), rng.uniform(2, 10), frames)
         yield int(rng.choice(STRAY_UNITS)), stray
 
 

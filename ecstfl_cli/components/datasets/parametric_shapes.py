@@ -150,10 +150,10 @@ class Face:
         inner, outer = 1 - u, np.sin(np.pi * (0.12 + 0.7 * u))
         x = 0.17 + (0.62 + 0.02 * arched) * u - (0.06 * lowered + 0.03 * crinkled) * inner
         y = who.eye_y - who.brow_gap - 0.05 * np.sin(np.pi * u**1.05) + who.brow_tilt * (2 * u - 1)
-        y = y - 0.24 * raised * inner**1.3 - 0.2 * arched * outer * u**0.5 - 0.03 * arched
-        y = y + lowered * (0.16 * inner + 0.06) + 0.06 * crinkled * inner
+        y = y - 0.27 * raised * inner**1.3 - 0.23 * arched * outer * u**0.5 - 0.03 * arched
+        y = y + lowered * (0.19 * inner + 0.07) + 0.06 * crinkled * inner
         width = who.brow_thickness * (1.05 - 0.75 * u**2)
-        yield self.paint(_scaled(who.hair, 0.8), *_ribbon(side * x, y, width))
+        yield self.paint(_scaled(who.hair, 0.6), *_ribbon(side * x, y, width))
         socket = y + 0.5 * (who.eye_y - y)
         yield self.shade("broad", -10 - 6 * lowered, *_ribbon(side * x, socket, 0.06 * np.sin(np.pi * u)))
 
@@ -166,7 +166,7 @@ class Face:
         x = who.eye_x + who.eye_width * (u - 0.5)
         line = who.eye_y - 2 * who.eye_tilt * (u - 0.5) + 0.03 * (0.5 - u)
         sad = self.au(1, side) * (1 - 0.7 * self.au(2, side))
-        lift = who.eye_height * (1 + 0.75 * wide) * (1 - squint) * (1 - 0.25 * sad * u**2)
+        lift = who.eye_height * (1 + 0.9 * wide) * (1 - squint) * (1 - 0.25 * sad * u**2)
         upper = line - (lift * shut - 0.4 * who.eye_height * (1 - shut)) * np.sin(np.pi * u**0.9) ** 0.75
         sink = 0.55 * who.eye_height * (1 + 0.25 * wide) * (1 - 0.9 * np.clip(tight + 0.7 * cheek, 0, 1))
         lower = line + sink * np.sin(np.pi * u**1.1) ** 0.8
@@ -246,13 +246,13 @@ class Face:
         u = np.linspace(-1, 1, 15)
         bow = np.clip(1 - u**2, 0, 1)
         pressed = np.clip(0.55 * self.au(23) + 0.75 * self.au(24), 0, 0.85)
-        gap = (0.085 * self.au(25) + 0.2 * self.au(26) + 0.4 * self.au(27)) * (1 - pressed)
+        gap = (0.1 * self.au(25) + 0.24 * self.au(26) + 0.4 * self.au(27)) * (1 - pressed)
         sides = [self.lip_corner(side) for side in SIDES]
         x = np.where(u < 0, sides[0][0], sides[1][0]) * np.abs(u) * np.sign(u)
         corner = np.where(u < 0, sides[0][1], sides[1][1])
-        middle = who.mouth_y - 0.05 * self.au(17) - 0.02 * self.au(12) - 0.03 * self.au(10)
+        middle = who.mouth_y - 0.07 * self.au(17) - 0.02 * self.au(12) - 0.03 * self.au(10)
         line = middle + corner * np.abs(u) ** 1.7
-        raised = 0.06 * self.au(10) + 0.035 * self.au(9)
+        raised = 0.08 * self.au(10) + 0.05 * self.au(9)
         upper = line - (0.22 * gap + raised * np.minimum(1, 8 * gap)) * bow**0.6
         lower = line + (0.85 * gap + 0.05 * self.au(16)) * bow**0.6
         thin = (1 - pressed) * (1 - 0.3 * self.au(12) - 0.3 * self.au(20) + 0.3 * self.au(18))
@@ -276,8 +276,8 @@ class Face:
         """Half the mouth's width and how far its corner lies below its middle, (T, 1) each."""
         smile, stretch, droop = self.au(12, side), self.au(20, side), self.au(15, side)
         narrow = 0.05 * self.au(23) + 0.16 * self.au(18) + 0.03 * self.au(26) + 0.06 * self.au(27)
-        width = self.who.mouth_width + 0.14 * smile + 0.16 * stretch + 0.02 * droop - narrow
-        drop = self.who.mouth_rest - 0.2 * smile + 0.18 * droop + 0.03 * stretch + 0.05 * self.au(17)
+        width = self.who.mouth_width + 0.16 * smile + 0.2 * stretch + 0.02 * droop - narrow
+        drop = self.who.mouth_rest - 0.24 * smile + 0.22 * droop + 0.03 * stretch + 0.05 * self.au(17)
         return width, drop + 0.35 * self.jaw
 
     def chin(self, lip: Array) -> Iterator[Shape]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 SIZE = 112
 Array = NDArray[np.float64]
 Colour = tuple[float, float, float]
-SKINS = ((246, 212, 186), (236, 194, 160), (224, 172, 130), (198, 134, 92), (141, 88, 56), (92, 58, 40))
+SKINS = ((240, 204, 178), (230, 188, 154), (224, 172, 130), (198, 134, 92), (141, 88, 56), (92, 58, 40))
 HAIRS = ((34, 26, 24), (66, 44, 32), (112, 72, 40), (176, 130, 74), (226, 196, 130), (150, 60, 34), (170, 168, 165))
 IRISES = ((70, 42, 26), (96, 68, 40), (70, 104, 76), (72, 116, 160), (50, 36, 30))
 LONG_HAIR = (2, 3)
@@ -77,10 +77,10 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     def normal(mean: float, deviation: float) -> float:
         return float(mean + deviation * np.clip(rng.standard_normal(), -2, 2))
 
-    tone = rng.uniform(0, len(SKINS) - 1)
+    tone = rng.uniform(0, len(SKINS) - 1.4)
     low = min(int(tone), len(SKINS) - 2)
     skin = np.array(SKINS[low]) + (tone - low) * (np.array(SKINS[low + 1]) - np.array(SKINS[low]))
-    red = np.array([0.92, 0.66, 0.66]) * rng.uniform(0.85, 1.05)
+    red = np.array([0.9, 0.54, 0.54]) * rng.uniform(0.85, 1.05)
     hair_style = int(rng.choice(6, p=(0.2, 0.2, 0.18, 0.18, 0.16, 0.08)))
     bearded = hair_style not in LONG_HAIR and rng.random() < 0.4
     return Identity(
@@ -89,20 +89,20 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         chin=normal(0.44, 0.05),
         eye_x=normal(0.43, 0.025),
         eye_y=normal(-0.14, 0.03),
-        eye_width=normal(0.37, 0.025),
-        eye_height=normal(0.1, 0.012),
+        eye_width=normal(0.4, 0.022),
+        eye_height=normal(0.112, 0.01),
         eye_tilt=normal(0.012, 0.015),
-        brow_gap=normal(0.26, 0.025),
-        brow_thickness=normal(0.042, 0.011),
-        brow_tilt=normal(0.022, 0.022),
+        brow_gap=normal(0.275, 0.02),
+        brow_thickness=normal(0.05, 0.01),
+        brow_tilt=normal(0.02, 0.016),
         nose_y=normal(0.33, 0.04),
         nose_width=normal(0.2, 0.03),
         mouth_y=normal(0.7, 0.035),
-        mouth_width=normal(0.35, 0.03),
-        lip=normal(0.075, 0.017),
-        mouth_rest=normal(0.005, 0.022),
+        mouth_width=normal(0.37, 0.025),
+        lip=normal(0.085, 0.013),
+        mouth_rest=normal(0.0, 0.015),
         age=float(rng.uniform(0, 1)),
-        asymmetry=normal(0.0, 0.12),
+        asymmetry=normal(0.0, 0.1),
         hair_style=hair_style,
         moustache=bool(bearded and rng.random() < 0.5),
         stubble=float(bearded * rng.uniform(0.4, 1.0)),
@@ -123,17 +123,17 @@ def sample_scene(rng: np.random.Generator, frames: int) -> Scene:
         return amount * np.sin(2 * np.pi * (rng.uniform(0.3, 1.2) * time + rng.random())) * rng.uniform(0.2, 1)
 
     return Scene(
-        roll=np.radians(3 * np.clip(rng.standard_normal(), -2, 2) + sway(3)),
-        yaw=np.radians(rng.uniform(-14, 14) + sway(5)),
-        pitch=np.radians(rng.uniform(-6, 6) + sway(4)),
+        roll=np.radians(2.5 * np.clip(rng.standard_normal(), -2, 2) + sway(2)),
+        yaw=np.radians(rng.uniform(-11, 11) + sway(4)),
+        pitch=np.radians(rng.uniform(-4, 4) + sway(3)),
         scale=rng.uniform(43, 46) * (1 + sway(0.02)),
         x=SIZE / 2 + rng.uniform(-1.5, 1.5) + sway(1),
         y=SIZE / 2 - 7 + rng.uniform(-1.5, 1.5) + sway(1),
         gaze=rng.uniform(-0.035, 0.035) + sway(0.015),
         background=_background(rng),
         light=_light(rng),
-        noise=float(rng.uniform(1, 4.5)),
-        softness=float(max(0.0, rng.uniform(-0.6, 0.6))),
+        noise=float(rng.uniform(0.8, 3.5)),
+        softness=float(max(0.0, rng.uniform(-0.8, 0.5))),
     )
 
 
@@ -155,7 +155,7 @@ def _background(rng: np.random.Generator) -> NDArray[np.uint8]:
         left, top, width, height = (int(v) for v in rng.uniform((-20, -20, 10, 10), (100, 100, 70, 70)))
         fill = tuple(int(v) for v in _muted(rng.uniform(10, 245, 3)))
         (draw.rectangle if rng.random() < 0.6 else draw.ellipse)((left, top, left + width, top + height), fill=fill)
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(float(rng.uniform(1.5, 5)))))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(float(rng.uniform(3, 7)))))
 
 
 def _muted(colours: Array) -> Array:
@@ -172,7 +172,7 @@ def _light(rng: np.random.Generator) -> NDArray[np.float32]:
     towards = (np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), np.cos(azimuth) * np.cos(elevation))
     length = np.sqrt(normal_x**2 + normal_y**2 + normal_z**2)
     direct = np.clip((normal_x * towards[0] + normal_y * towards[1] + normal_z * towards[2]) / length, 0, None)
-    strength = rng.uniform(0.1, 0.45)
+    strength = rng.uniform(0.08, 0.38)
     cast = rng.uniform(0.94, 1.06, 3)
-    light = (1 - strength + strength * direct / direct.mean())[..., None] * cast * rng.uniform(0.72, 1.04)
+    light = (1 - strength + strength * direct / direct.mean())[..., None] * cast * rng.uniform(0.75, 1.0)
     return np.clip(light, 0.15, 1.25).astype(np.float32)
