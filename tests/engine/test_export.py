@@ -12,7 +12,7 @@ from ecstfl_cli.api import InputSpec
 from ecstfl_cli.components.exporters.onnx import OnnxExporter
 from ecstfl_cli.components.frame_model import FrameModel, InferenceGraph
 from ecstfl_cli.engine.checkpoint import build_network, load_native
-from ecstfl_cli.engine.export import compare, export
+from ecstfl_cli.engine.export import ExportResult, compare, export
 from ecstfl_cli.engine.export_metadata import read_export_metadata
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import CheckpointError, ExportError, RegistryError
@@ -32,6 +32,14 @@ NETWORKS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> ExportResult:
+    """One export of an image network of eight classes, `model.onnx`, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("exported")
+    checkpoint = save_small_model(folder / "m.safetensors", "img", labels=label_map_from("ferplus"))
+    return export(checkpoint, out=folder / "elsewhere" / "model.onnx", reporter=Reporter())
+
+
 def original(checkpoint) -> InferenceGraph:
     loaded = load_native(checkpoint)
     return InferenceGraph(FrameModel(build_network(loaded), loaded.input)).eval()
@@ -42,7 +50,7 @@ def test_an_exported_network_equals_its_original_at_every_batch_size(tmp_path, b
     modality, temporal_head = ("img", None) if head == "still" else ("video", head)
     checkpoint = save_small_model(tmp_path / "m.safetensors", modality, backbone=backbone, temporal_head=temporal_head)
     result = export(checkpoint, reporter=Reporter())
-    assert result.path == tmp_path / "m.onnx"
+    assert result.path == tmp_path / "m.onnx"  # beside its checkpoint
     assert result.comparison.difference < 1e-4
     graph, session = original(checkpoint), onnxruntime.InferenceSession(result.path)
     shape = (32, 32, 3) if head == "still" else (4, 32, 32, 3)
@@ -57,27 +65,24 @@ def test_an_exported_network_equals_its_original_at_every_batch_size(tmp_path, b
         np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
 
 
-def test_the_file_is_complete_in_itself_and_says_what_it_is(tmp_path):
-    checkpoint = save_small_model(tmp_path / "m.safetensors", "img", labels=label_map_from("ferplus"))
-    result = export(checkpoint, out=tmp_path / "elsewhere" / "model.onnx", reporter=Reporter())
-    assert list((tmp_path / "elsewhere").iterdir()) == [result.path]
-    assert result.size == result.path.stat().st_size
-    model = onnx.load(result.path)
+def test_the_file_is_complete_in_itself_and_says_what_it_is(exported):
+    assert list(exported.path.parent.iterdir()) == [exported.path]
+    assert exported.size == exported.path.stat().st_size
+    model = onnx.load(exported.path)
     onnx.checker.check_model(model)
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     read = read_export_metadata(metadata, "m.onnx")
-    assert read.input == load_native(checkpoint).input
-    assert read.labels == label_map_from("ferplus")
+    assert read.input == load_native(exported.path.parents[1] / "m.safetensors").input
+    assert (read.labels.name, read.labels.names) == ("ferplus", label_map_from("ferplus").names)
     assert read.backbone == "timm/test_resnet"
     assert json.loads(metadata["ecstfl.class_names"])[7] == "contempt"
 
 
-def test_the_file_holds_no_path_of_the_machine_that_made_it(tmp_path):
-    result = export(save_small_model(tmp_path / "m.safetensors", "img"), reporter=Reporter())
-    content = result.path.read_bytes()
+def test_the_file_holds_no_path_of_the_machine_that_made_it(exported):
+    content = exported.path.read_bytes()
     assert b"frame_model.py" not in content
-    assert str(tmp_path).encode() not in content
+    assert str(exported.path.parent).encode() not in content
 
 
 def test_normalisation_is_inside_the_graph(tmp_path):
@@ -110,16 +115,16 @@ def test_above_the_tolerance_nothing_is_left_and_an_earlier_file_stays(tmp_path)
     assert (tmp_path / "m.onnx").read_text() == "earlier"
 
 
-def test_the_comparison_sees_other_weights_and_not_a_number(tmp_path):
-    mine = export(save_small_model(tmp_path / "m.safetensors", "img"), reporter=Reporter())
-    other = original(save_small_model(tmp_path / "other.safetensors", "img", seed=1))
-    spec = load_native(tmp_path / "m.safetensors").input
-    found = compare(other, OnnxExporter(), mine.path, spec)
+def test_the_comparison_sees_other_weights_and_not_a_number(exported, tmp_path):
+    labels = label_map_from("ferplus")
+    other = original(save_small_model(tmp_path / "other.safetensors", "img", labels=labels, seed=1))
+    spec = load_native(tmp_path / "other.safetensors").input
+    found = compare(other, OnnxExporter(), exported.path, spec)
     assert found.difference > 1e-2
     assert found.samples == 8
     with torch.no_grad():
         other.model.network.head.bias[0] = float("nan")
-    assert compare(other, OnnxExporter(), mine.path, spec).difference == float("inf")
+    assert compare(other, OnnxExporter(), exported.path, spec).difference == float("inf")
 
 
 def test_a_missing_package_is_named_with_the_way_to_install_it(tmp_path, monkeypatch):
@@ -155,12 +160,10 @@ def test_wrong_formats_and_names_are_refused_with_what_is_allowed(tmp_path):
         export(tmp_path / "nothing.safetensors", reporter=Reporter())
 
 
-def test_metadata_of_other_programs_and_newer_versions_is_refused(tmp_path):
+def test_metadata_of_other_programs_and_newer_versions_is_refused(exported):
     with pytest.raises(CheckpointError, match=r"was not exported by ecstfl"):
         read_export_metadata({"author": "somebody"}, "theirs.onnx")
-    checkpoint = save_small_model(tmp_path / "m.safetensors", "img")
-    model = onnx.load(export(checkpoint, reporter=Reporter()).path)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata = {entry.key: entry.value for entry in onnx.load(exported.path).metadata_props}
     with pytest.raises(CheckpointError, match="(?s)format 99.*Update ecstfl"):
         read_export_metadata({**metadata, "ecstfl.format_version": "99"}, "newer.onnx")
     with pytest.raises(CheckpointError, match="damaged"):
