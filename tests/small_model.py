@@ -1,14 +1,17 @@
-"""Small untrained checkpoints that give each input its own prediction, for tests of what is done with a model."""
+"""Small untrained checkpoints that give each input its own prediction, and inference with them, for tests."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ecstfl_cli.api import FrameSampling, InputSpec, Modality, ModelSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.engine.checkpoint import save_checkpoint
+from ecstfl_cli.engine.infer import InferResult, infer
+from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.labels import LabelMap, label_map_from
 
 SIZE = 32
@@ -42,3 +45,8 @@ def save_small_model(
     path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(path, network, model=model, input=spec, labels=labels)
     return path
+
+
+def quick_infer(*inputs: str | Path, **options: Any) -> InferResult:
+    """`infer` on the CPU and without worker processes, unless the options say otherwise."""
+    return infer(inputs, **{"workers": 0, "device": "cpu", "reporter": Reporter(), **options})

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ecstfl_cli.components.metrics import Metrics, confusion_matrix, evaluate
+from ecstfl_cli.engine.loader import batches
 from ecstfl_cli.engine.reporter import Reporter
 
 
@@ -45,18 +46,19 @@ def predict(
     device: torch.device,
     reporter: Reporter,
     description: str,
+    unit: str,
     precision: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Predictions:
     """Run `logits_of` (uint8 frames on `device` -> logits (B, K)) over a loader of api.Batch, in the loader's order.
 
-    `precision` makes the context that the model runs in, e.g. autocast. Probs are softmax in float32.
+    `unit` is what the progress counts. `precision` makes the context that the model runs in, e.g. autocast. Probs are softmax in float32.
     """
     clip_ids: list[str] = []
     targets: list[Tensor] = []
     probs: list[Tensor] = []
     total = len(loader.dataset)  # type: ignore[arg-type]
-    with torch.inference_mode(), reporter.progress(description, total) as advance:
-        for batch in loader:
+    with torch.inference_mode(), reporter.progress(description, total, unit) as advance:
+        for batch in batches(loader):
             moved = batch.to(device)
             with precision():
                 logits = logits_of(moved.frames)

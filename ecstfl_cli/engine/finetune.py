@@ -208,7 +208,7 @@ def _epoch_line(row: dict[str, Any], epochs: int, best: dict[str, Any]) -> str:
     line = f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}, train WAR {row['train_war']:.2f}"
     if "val_war" in row:
         line += f", val WAR {row['val_war']:.2f} UAR {row['val_uar']:.2f} (best epoch {best['epoch']})"
-    return line + f", {row['clips_per_second']:.1f} clips/s, {row['seconds']:.0f} s"
+    return line + f", {row['samples_per_second']:.1f}/s, {row['seconds']:.0f} s"
 
 
 def _conclude(

@@ -13,12 +13,12 @@ from typing import Any
 from ecstfl_cli.api import Modality
 from ecstfl_cli.components.metrics import Metrics
 from ecstfl_cli.engine.evaluate import Predictions, predict
-from ecstfl_cli.engine.infer_inputs import Source, default_input, gather, modality_of_inputs
+from ecstfl_cli.engine.infer_inputs import Source, decodable, default_input, gather, modality_of_inputs
 from ecstfl_cli.engine.loader import EvaluationOrder, evaluation_loader
 from ecstfl_cli.engine.model_source import InferenceModel, default_model, open_model
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.samples import KIND
-from ecstfl_cli.errors import EcstflError
+from ecstfl_cli.engine.samples import KIND, Sample
+from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.atomic import complete_file
 from ecstfl_cli.media.sinks import prediction_rows, write_predictions
@@ -112,14 +112,28 @@ def infer(
     rejects = out / "rejects.csv"
     source = Source(opened.input.modality, opened.labels, label_map, data_root, skip_bad, rejects, reporter)
     samples = gather(paths, source)
-    order = EvaluationOrder(len(samples), batch_size)
-    # Starting workers takes longer than one batch does.
-    loader = evaluation_loader(samples, opened.input, order, workers if len(order) > 1 else 0)
-    predictions = predict(opened.logits, loader, opened.device, reporter, "inference", opened.autocast)
+    try:
+        predictions = _predict(opened, samples, batch_size, workers, reporter)
+    except DataError:
+        # An image with a sound head and tail that does not decode: now every one of them is looked at in full.
+        readable = decodable(samples, source)
+        if len(readable) == len(samples):
+            raise
+        predictions = _predict(opened, readable, batch_size, workers, reporter)
     metrics = predictions.metrics() if predictions.has_labels else None
     result = InferResult(opened, [str(path) for path in paths], predictions, metrics, out)
     _write(result, formats)
     return result
+
+
+def _predict(
+    model: InferenceModel, samples: Sequence[Sample], batch_size: int, workers: int, reporter: Reporter
+) -> Predictions:
+    order = EvaluationOrder(len(samples), batch_size)
+    # Starting workers takes longer than one batch does.
+    loader = evaluation_loader(samples, model.input, order, workers if len(order) > 1 else 0)
+    unit = KIND[model.input.modality]
+    return predict(model.logits, loader, model.device, reporter, "inference", unit, model.autocast)
 
 
 def _require_modality(model: InferenceModel, modality: Modality | None) -> None:

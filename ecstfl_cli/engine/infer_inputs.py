@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 from ecstfl_cli.api import Modality
 from ecstfl_cli.engine.manifest import latest_manifest, read_manifest_for
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.samples import KIND, Sample, _check, load_samples, write_rejects
+from ecstfl_cli.engine.samples import KIND, Sample, check_on_disk, load_samples, write_rejects
 from ecstfl_cli.errors import DataError, LabelMapError, listing, suggest
 from ecstfl_cli.labels import LabelMap, label_map_from, remap
-from ecstfl_cli.media.frames import IMAGE_SUFFIXES, frame_names, natural_key
+from ecstfl_cli.media.decode import read_image
+from ecstfl_cli.media.frames import IMAGE_SUFFIXES, frame_names, list_frames, natural_key
 from ecstfl_cli.pathfile import SUFFIXES, Problem
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg"})
@@ -194,17 +195,40 @@ def _walk(folder: Path, seen: set[str], *, into_clips: bool) -> Iterator[tuple[P
 
 def _unreadable(samples: Sequence[Sample], source: Source) -> set[str]:
     """The locations that cannot be read. Raises DataError with all of them unless they are to be skipped."""
-    found = _check([str(sample.source) for sample in samples], source.modality, source.reporter)
+    found = check_on_disk([str(sample.source) for sample in samples], source.modality, source.reporter)
     problems = {location: disk.problem for location, disk in found.items() if disk.problem}
-    if not problems:
-        return set()
-    what = f"{len(problems)} of {len(found)} {KIND[source.modality]} cannot be read"
-    if not source.skip_bad or len(problems) == len(found):
+    if problems:
+        _settle(problems, len(found), source.rejects, source)
+    return set(problems)
+
+
+def decodable(samples: Sequence[Sample], source: Source) -> list[Sample]:
+    """The samples whose images decode from end to end, for when one that passed the quicker check on disk does not.
+
+    Raises DataError with all that do not unless they are to be skipped.
+    """
+    problems: dict[str, str] = {}
+    with source.reporter.progress("decoding", len(samples), KIND[source.modality]) as advance:
+        for sample in samples:
+            try:
+                for file in list_frames(sample.source) if source.modality == "video" else [sample.source]:
+                    read_image(file)
+            except DataError as error:
+                problems[str(sample.source)] = error.message
+            advance(1)
+    if problems:
+        _settle(problems, len(samples), source.rejects.with_name("rejects_decoding.csv"), source)
+    return [sample for sample in samples if str(sample.source) not in problems]
+
+
+def _settle(problems: Mapping[str, str], total: int, rejects: Path, source: Source) -> None:
+    """Stop on samples that cannot be read, or write and report them where they are to be skipped."""
+    what = f"{len(problems)} of {total} {KIND[source.modality]} cannot be read"
+    if not source.skip_bad or len(problems) == total:
         hint = "" if source.skip_bad else "Mend them, or leave them out with --skip-bad."
         raise DataError(f"{what}:\n" + listing([f"{path}: {problem}" for path, problem in problems.items()]), hint)
-    write_rejects(source.rejects, [Problem(Path(path), 0, path, problem) for path, problem in problems.items()])
-    source.reporter.warn(f"{what} and are left out; listed in {source.rejects}")
-    return set(problems)
+    write_rejects(rejects, [Problem(Path(path), 0, path, problem) for path, problem in problems.items()])
+    source.reporter.warn(f"{what} and are left out; listed in {rejects}")
 
 
 # --- nothing was named -----------------------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from ecstfl_cli.api import InputSpec
+from ecstfl_cli.api import Batch, InputSpec
 from ecstfl_cli.components.sample_dataset import SampleDataset, Source, collate
 from ecstfl_cli.components.transforms import Augmentation
+from ecstfl_cli.errors import DataError
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
@@ -56,6 +57,15 @@ def training_loader(
 def evaluation_loader(samples: Sequence[Source], spec: InputSpec, order: EvaluationOrder, workers: int) -> DataLoader:
     """Batches (api.Batch) for evaluation and inference, in the order of the samples."""
     return _loader(SampleDataset(samples, spec), order, workers)
+
+
+def batches(loader: DataLoader) -> Iterator[Batch]:
+    """The loader's batches. Raises DataError where a sample cannot be decoded, from a worker process as from this one."""
+    try:
+        yield from loader
+    except DataError as error:
+        # A worker hands its error over as text, behind the traceback of another process.
+        raise DataError(error.message.rpartition("DataError: ")[2].strip(), error.hint) from None
 
 
 def _loader(dataset: SampleDataset, order: Sampler[list[tuple[int, int]]], workers: int) -> DataLoader:

@@ -123,7 +123,6 @@ def check_on_disk(locations: Iterable[str], modality: Modality, reporter: Report
     return dict(zip(paths, found, strict=True))
 
 
-_check = check_on_disk
 
 
 def _each(look: Callable[[str], Found], paths: Sequence[str]) -> list[Found]:

@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 
 from ecstfl_cli.components.frame_model import FrameModel
 from ecstfl_cli.engine.evaluate import Predictions, predict
-from ecstfl_cli.engine.loader import TrainingOrder
+from ecstfl_cli.engine.loader import TrainingOrder, batches
 from ecstfl_cli.engine.objective import Objective
 from ecstfl_cli.engine.optimisation import learning_rate
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.samples import KIND
 from ecstfl_cli.errors import EcstflError
 from ecstfl_cli.recipe import Recipe
 
@@ -40,6 +41,7 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.objective = objective.to(accelerator.device)
         self.reporter = reporter
+        self.unit = KIND[recipe.input.modality]
 
     @property
     def network(self) -> torch.nn.Module:
@@ -63,8 +65,8 @@ class Trainer:
         totals, loss, lr = _Totals(), 0.0, 0.0
         title = f"epoch {epoch + 1}/{self.recipe.train.epochs}"
         batch_size = self.recipe.train.batch_size
-        with self.reporter.progress(title, steps * batch_size) as advance:
-            for step, batch in zip(range(steps), loader, strict=False):
+        with self.reporter.progress(title, steps * batch_size, self.unit) as advance:
+            for step, batch in zip(range(steps), batches(loader), strict=False):
                 lr = self._set_learning_rate(epoch, step, len(order))
                 totals.add(*self._step(batch.to(self.accelerator.device)))
                 # Reading a value waits for the device, so it is done now and then only.
@@ -72,7 +74,7 @@ class Trainer:
                     loss = self._checked_loss(totals, epoch, step)
                 advance(batch_size, note=f"loss {loss:.4f}")
         seconds = time.monotonic() - started
-        return {"lr": lr, **totals.means(), "train_seconds": seconds, "clips_per_second": steps * batch_size / seconds}
+        return {"lr": lr, **totals.means(), "train_seconds": seconds, "samples_per_second": steps * batch_size / seconds}
 
     def predict(self, loader: DataLoader, title: str) -> Predictions:
         """Predictions of the present weights, in evaluation mode."""
@@ -83,6 +85,7 @@ class Trainer:
             self.accelerator.device,
             self.reporter,
             title,
+            self.unit,
             self.accelerator.autocast,
         )
 

@@ -260,3 +260,17 @@ class Centre(nn.Module):
     def forward(self, logits, features, target, batch):
         return (features - self.c[target]).square().mean()
 """
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_during_training_is_named_without_a_traceback(
+    tiny_images: Callable, tmp_path: Path, workers: int
+) -> None:
+    data = tiny_images(classes=2, per_class=4)
+    victim = data.root / "images" / "train_happy_0.jpg"
+    content = bytearray(victim.read_bytes())
+    content[2:-2] = b"\x00" * (len(content) - 4)  # a JPEG's first and last bytes, nothing between
+    victim.write_bytes(content)
+    with pytest.raises(DataError, match=r"train_happy_0\.jpg") as caught:
+        run(recipe_for(data, tmp_path, data={"val_split": 0.0}, train={"workers": workers, "batch_size": 8}))
+    assert "Traceback" not in str(caught.value)

@@ -33,6 +33,8 @@ UNFINISHED = "clips.unfinished"
 FRAMES = (12, 32)
 CLIPS_PER_SUBJECT = 10
 JPEG_QUALITY = 90
+# Each plan, subject and clip has a generator of its own, so that none depends on what else is drawn, or when.
+PLAN_STREAM, SUBJECT_STREAM, CLIP_STREAM = 0, 1, 2
 # DFEW's single-labelled clips in per cent, with its rarest classes raised so that a small test split holds some.
 SHARES = {"happy": 19, "sad": 16, "neutral": 20, "angry": 16, "surprise": 12, "disgust": 8, "fear": 9}
 
@@ -54,8 +56,8 @@ class Clip:
 class DemoDataset:
     """Generates the clips where they are missing, and reuses them where they are complete.
 
-    `seed`, `train_clips` and `test_clips` decide every byte that is written. A seed's first clips of a split do not
-    depend on one another: each is drawn from its own generator.
+    `seed`, `train_clips` and `test_clips` decide every byte that is written (by one version of
+    numpy and Pillow); the defaults take some 20 s to draw.
     """
 
     def __init__(self, seed: int = 0, train_clips: int = 420, test_clips: int = 140) -> None:
@@ -70,8 +72,8 @@ class DemoDataset:
     def prepare(self, root: Path) -> PreparedDataset:
         """Draw the clips under `root` unless they are there, and return the splits; paths are relative to `root`.
 
-        Only `clips`, `clips.unfinished` and `demo.json` are ever written or removed. Raises DataError where `root` holds
-        something else and no stamp, or cannot be written.
+        Only `clips`, `clips.unfinished` and `demo.json` are ever written or removed. Raises DataError where `root`
+        holds something else and no stamp, or cannot be written.
         """
         train, test = self.plan()
         try:
@@ -80,7 +82,7 @@ class DemoDataset:
         except OSError as error:
             raise DataError(
                 f"the demo data cannot be written to {root}: {error}",
-                "Name a folder that you may write to, with some 40 MB free: "
+                "Name a folder that you may write to, with some 100 MB free: "
                 "`ecstfl prepare --dataset demo --data-root DIR`",
             ) from error
         return PreparedDataset(
@@ -88,7 +90,7 @@ class DemoDataset:
             modality="video",
             splits={"train": _rows(train), "test": _rows(test)},
             label_map=dfew.name,
-            source=f"{GENERATOR} {VERSION}, seed {self.seed}: parametric faces, FACS prototypes of the seven DFEW classes",
+            source=f"{GENERATOR} {VERSION}, seed {self.seed}: drawn faces, FACS prototypes of the seven DFEW classes",
         )
 
     def plan(self) -> tuple[list[Clip], list[Clip]]:
@@ -96,7 +98,7 @@ class DemoDataset:
         splits: list[list[Clip]] = []
         number, first_subject = 1, 1
         for split, count in enumerate((self.train_clips, self.test_clips)):
-            rng = np.random.default_rng((self.seed, 0, split))
+            rng = np.random.default_rng((self.seed, PLAN_STREAM, split))
             subjects = max(2, round(count / CLIPS_PER_SUBJECT))
             expressions = rng.permutation(_expressions(count))
             frames = rng.triangular(FRAMES[0], FRAMES[0], FRAMES[1] + 1, count)
@@ -123,14 +125,12 @@ class DemoDataset:
     def _complete(self, root: Path, clips: Sequence[Clip]) -> bool:
         if _read_stamp(root) != self._stamp(complete=True):
             return False
-        return all((root / CLIPS / c.folder / f"{c.folder}_{t + 1:05d}.jpg").is_file() for c in clips for t in range(c.frames))
+        return all(
+            (root / CLIPS / c.folder / f"{c.folder}_{t + 1:05d}.jpg").is_file() for c in clips for t in range(c.frames)
+        )
 
     def _generate(self, root: Path, clips: Sequence[Clip]) -> None:
-        if not self.recognise(root) and (not root.is_dir() or any(root.iterdir())) and root.exists():
-            raise DataError(
-                f"{root} is not empty and holds no {STAMP} of the demo data set; nothing was written",
-                "Name a new or an empty folder: `ecstfl prepare --dataset demo --data-root DIR`",
-            )
+        self._refuse_foreign(root)
         root.mkdir(parents=True, exist_ok=True)
         # The stamp comes first: whatever happens from here on, the folder is known as ours and can be redone.
         _write_stamp(root, self._stamp(complete=False))
@@ -144,11 +144,22 @@ class DemoDataset:
         unfinished.replace(root / CLIPS)
         _write_stamp(root, self._stamp(complete=True))
 
+    def _refuse_foreign(self, root: Path) -> None:
+        if self.recognise(root) or not root.exists() or (root.is_dir() and not any(root.iterdir())):
+            return
+        found = (
+            f"is not empty and holds no {STAMP} of the demo data set" if root.is_dir() else "is a file, not a folder"
+        )
+        raise DataError(
+            f"{root} {found}; nothing was written",
+            "Name a new or an empty folder: `ecstfl prepare --dataset demo --data-root DIR`",
+        )
+
 
 def draw_clip(folder: Path, clip: Clip, seed: int) -> None:
     """Draw one clip's frames into the new `folder`, the same bytes whatever else is drawn."""
-    rng = np.random.default_rng((seed, 2, clip.number))
-    identity = sample_identity(np.random.default_rng((seed, 1, clip.subject)))
+    rng = np.random.default_rng((seed, CLIP_STREAM, clip.number))
+    identity = sample_identity(np.random.default_rng((seed, SUBJECT_STREAM, clip.subject)))
     actions = sample_actions(rng, clip.expression, clip.frames)
     scene = sample_scene(rng, clip.frames)
     folder.mkdir()

@@ -48,7 +48,14 @@ DROPPED = 0.12
 WEAK_CLIPS = 0.15
 LATE_CLIPS = 0.25
 STRAY_UNITS = (1, 2, 4, 5, 7, 10, 12, 15, 17, 20, 24)
-SYLLABLES = ({25: 0.7, 26: 0.5}, {25: 0.5, 26: 0.2}, {18: 0.8, 25: 0.4}, {20: 0.35, 25: 0.6}, {24: 0.4}, {16: 0.4, 25: 0.5})
+SYLLABLES = (
+    {25: 0.7, 26: 0.5},
+    {25: 0.5, 26: 0.2},
+    {18: 0.8, 25: 0.4},
+    {20: 0.35, 25: 0.6},
+    {24: 0.4},
+    {16: 0.4, 25: 0.5},
+)
 
 
 def sample_actions(rng: np.random.Generator, expression: str, frames: int) -> dict[int, Array]:
@@ -67,7 +74,9 @@ def sample_actions(rng: np.random.Generator, expression: str, frames: int) -> di
     return _combined(curves)
 
 
-def _timing(rng: np.random.Generator, frames: int, quickest: float, slowest: float) -> tuple[float, float, float, float]:
+def _timing(
+    rng: np.random.Generator, frames: int, quickest: float, slowest: float
+) -> tuple[float, float, float, float]:
     """Start of the onset, its length, start of the offset, its length, in frames; the apex lies in the clip."""
     onset = rng.uniform(quickest, slowest)
     latest = max(0.0, frames - onset - 2)

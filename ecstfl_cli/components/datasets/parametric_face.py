@@ -61,9 +61,10 @@ def _draw_shade(shapes: Sequence[_Drawable], t: int, wanted: str, coarser: int, 
     canvas = Image.new("L", CANVAS, NEUTRAL_SHADE)
     draw = ImageDraw.Draw(canvas)
     for layer, outlines, fill in shapes:
-        if layer == wanted:
+        # A crease that does not show must not wipe out the shadow it lies on.
+        if layer == wanted and int(fill[t]) != NEUTRAL_SHADE:
             draw.polygon(outlines[t], fill=int(fill[t]))
     small = canvas.reduce(OVERSAMPLING * coarser).filter(ImageFilter.BoxBlur(blur))
     if coarser > 1:
         small = small.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    return np.asarray(small, np.float32) / NEUTRAL_SHADE
+    return np.asarray(small, np.float32) / np.float32(NEUTRAL_SHADE)

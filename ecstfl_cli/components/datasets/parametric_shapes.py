@@ -55,6 +55,7 @@ class Face:
         return self.rest if values is None else values[:, None] * (1 + side * self.who.asymmetry)
 
     def shapes(self) -> Iterator[Shape]:
+        """Everything there is to draw, in the order of drawing."""
         yield from self.behind()
         yield from self.head()
         yield from self.nose()
@@ -69,13 +70,15 @@ class Face:
             yield from self.spectacles()
 
     def paint(self, fill: Colour, x: Array, y: Array, z: Array | float | None = None) -> Shape:
+        """A shape in one colour, see `project` for its place."""
         return Shape("colour", self.project(x, y, z), fill)
 
     def shade(self, layer: str, amount: Array | float, x: Array, y: Array) -> Shape:
-        """`amount` is how much lighter (above 0) or darker, in grey levels of 128."""
+        """A shape on the face that lightens or darkens the skin by `amount`, see `level`."""
         return Shape(layer, self.project(x, y), self.level(amount))
 
     def level(self, amount: Array | float) -> Array:
+        """Grey levels (T,) that are `amount` lighter (above 0) or darker than the skin."""
         return np.clip(NEUTRAL_SHADE + amount + self.rest, 0, 255)[:, 0]
 
     def project(self, x: Array, y: Array, z: Array | float | None = None) -> Array:
@@ -103,6 +106,7 @@ class Face:
         return _closed_curve(x), _closed_curve(y)
 
     def behind(self) -> Iterator[Shape]:
+        """Long hair, neck, clothes and ears."""
         who = self.who
         if who.hair_style in LONG_HAIR:
             x, y = _mirrored([0, 0.7, 1.12, 1.24, 1.22, 1.15, 0.6], [-1.5, -1.4, -0.95, -0.2, 0.7, 1.5, 1.6])
@@ -128,6 +132,7 @@ class Face:
             yield Shape("broad", self.project(x, y, 0.0), self.level(-38 * self.who.stubble))
 
     def hair(self) -> Iterator[Shape]:
+        """The hair in front of the forehead, hiding its creases; nothing on a bald head."""
         if self.who.hair_style not in HAIRLINES:
             return
         top, line_x, line_y = HAIRLINES[self.who.hair_style]
@@ -135,7 +140,8 @@ class Face:
         outer_y = [-top, 0.1 - top, -0.95, -0.4, line_y[-1]]
         x, y = (_closed_curve(line) for line in _mirrored([*outer_x, *line_x[::-1]], [*outer_y, *line_y[::-1]]))
         yield self.paint(self.who.hair, x, y * self.who.height, 0.12)
-        yield Shape("fine", self.project(x, y * self.who.height, 0.12), self.level(0))
+        # One level above neutral, which would not be drawn at all: this hides the creases under the hair.
+        yield Shape("fine", self.project(x, y * self.who.height, 0.12), self.level(1))
         streak = np.linspace(-1, 1, 12)
         for lift, amount in ((0.0, 11), (0.1, -8)):
             crown = (lift - top + 0.14 + 0.32 * streak**2) * self.who.height
@@ -143,6 +149,7 @@ class Face:
             yield Shape("fine", self.project(across, down, 0.25), self.level(amount))
 
     def brow(self, side: int) -> Iterator[Shape]:
+        """Raised inside (AU1) and outside (AU2), drawn together and down (AU4, AU9)."""
         who = self.who
         raised, arched, lowered = self.au(1, side), self.au(2, side), self.au(4, side)
         crinkled = self.au(9, side) + 0.4 * self.au(6, side)
@@ -158,6 +165,7 @@ class Face:
         yield self.shade("broad", -10 - 6 * lowered, *_ribbon(side * x, socket, 0.06 * np.sin(np.pi * u)))
 
     def eye(self, side: int) -> Iterator[Shape]:
+        """Upper lid raised (AU5), lids tight (AU7), narrowed by the cheek (AU6), blinking (AU45)."""
         who = self.who
         wide, tight, cheek = self.au(5, side), self.au(7, side), self.au(6, side)
         squint = np.clip(0.35 * tight + 0.25 * cheek + 0.3 * self.au(9, side) + 0.1 * self.au(4, side), 0, 0.6)
@@ -173,7 +181,9 @@ class Face:
         lower = np.maximum(lower, upper + 0.006)
         yield self.paint((238, 234, 230), side * _joined(x, x), _joined(upper, lower))
         for radius, colour in ((0.09, who.iris), (0.042, (12, 10, 10))):
-            yield self.paint(colour, *_ellipse(side * who.eye_x + self.scene.gaze[:, None], who.eye_y - 0.012, radius, radius))
+            yield self.paint(
+                colour, *_ellipse(side * who.eye_x + self.scene.gaze[:, None], who.eye_y - 0.012, radius, radius)
+            )
         yield self.paint((250, 250, 250), *_ellipse(side * who.eye_x - 0.03, who.eye_y - 0.045, 0.02, 0.02))
         skin = _scaled(who.skin, 0.95)
         bulge = np.sin(np.pi * u) ** 0.6
@@ -191,6 +201,7 @@ class Face:
             yield self.shade("fine", -46 * cheek, *_ribbon(side * (x[-1] + foot), line[-1] + angle * foot * 8, 0.01))
 
     def nose(self) -> Iterator[Shape]:
+        """Wrinkled beside the bridge (AU9)."""
         who = self.who
         wrinkle = self.au(9)
         tip = who.nose_y - 0.05 * wrinkle - 0.02 * self.au(10)
@@ -206,7 +217,7 @@ class Face:
             for step in (0.0, 0.08, 0.16):
                 fold = np.linspace(0.015, 0.15, 5)
                 drop = step - 0.06 + 0.7 * fold
-                yield self.shade("fine", -66 * wrinkle, *_ribbon(side * fold, drop, 0.013))
+                yield self.shade("fine", -58 * wrinkle, *_ribbon(side * fold, drop, 0.013))
         x, y = _ellipse(0.0, tip + 0.08, 0.6 * wing, 0.03)
         yield self.shade("fine", -18, x, y)
         x, y = _ellipse(0.0, tip - 0.06, 0.07, 0.07)
@@ -214,6 +225,7 @@ class Face:
         yield self.shade("broad", 9, *_ribbon(0 * bridge, (tip - 0.05) * bridge - 0.12, 0.05))
 
     def forehead(self) -> Iterator[Shape]:
+        """Creased across by raised brows (AU1, AU2), and between the brows by lowered ones (AU4)."""
         raised, lowered = self.au(1), self.au(4)
         both = np.minimum(raised, self.au(2))
         u = np.linspace(-1, 1, 9)
@@ -229,6 +241,7 @@ class Face:
             yield self.shade("fine", -62 * lowered - 4 * self.who.age, *_ribbon(x, y, 0.018))
 
     def cheek(self, side: int) -> Iterator[Shape]:
+        """Raised (AU6), and the nasolabial fold of a smile (AU12) or a sneer (AU9, AU10)."""
         who = self.who
         smile, lift, sneer = self.au(12, side), self.au(6, side), self.au(10, side) + 0.8 * self.au(9, side)
         x, y = _ellipse(side * 0.6, 0.22 - 0.06 * lift - 0.04 * smile, 0.22 + 0.03 * smile, 0.15)
@@ -242,6 +255,7 @@ class Face:
         yield self.shade("fine", strength, *_ribbon(side * fold_x, fold_y, 0.022 * np.sin(np.pi * (0.15 + 0.75 * v))))
 
     def mouth(self) -> Iterator[Shape]:
+        """Lips raised, stretched, tightened, pressed and parted, jaw dropped (AU10 to AU27)."""
         who = self.who
         u = np.linspace(-1, 1, 15)
         bow = np.clip(1 - u**2, 0, 1)
@@ -281,17 +295,20 @@ class Face:
         return width, drop + 0.35 * self.jaw
 
     def chin(self, lip: Array) -> Iterator[Shape]:
+        """Dimpled where the chin is raised (AU17); `lip` is the lower edge of the lower lip, (T, m)."""
         boss = self.au(17)
         below = lip[:, lip.shape[1] // 2 : lip.shape[1] // 2 + 1]
         x, y = _ellipse(0.0, below + 0.16, 0.17, 0.08)
         yield self.shade("broad", 12, x, y)
         for dx, dy in ((-0.09, 0.14), (0.0, 0.11), (0.09, 0.14), (-0.05, 0.2), (0.05, 0.2)):
             x, y = _ellipse(dx, below + dy, 0.032, 0.025)
-            yield self.shade("fine", -58 * boss, x, y)
+            yield self.shade("fine", -38 * boss, x, y)
         for side in SIDES:
             width, drop = self.lip_corner(side)
             x, y = _ellipse(side * (width + 0.03), self.who.mouth_y + drop, 0.035, 0.05)
-            yield self.shade("fine", -12 - 40 * (self.au(15, side) + 0.6 * self.au(12, side) + 0.5 * self.au(20, side)), x, y)
+            yield self.shade(
+                "fine", -10 - 26 * (self.au(15, side) + 0.6 * self.au(12, side) + 0.5 * self.au(20, side)), x, y
+            )
 
     def spectacles(self) -> Iterator[Shape]:
         turn = np.linspace(0, 2 * np.pi, 25)
@@ -300,7 +317,9 @@ class Face:
             y = self.who.eye_y + 0.03 + 0.21 * np.sin(turn)
             yield self.paint((34, 30, 32), *_ribbon(x, y, 0.016), 0.85)
             arm, depth = np.linspace(0.74, 1.0, 3), np.linspace(0.7, -0.1, 3)
-            yield self.paint((34, 30, 32), *_ribbon(side * arm, self.who.eye_y - 0.02 + 0 * arm, 0.016), _joined(depth, depth))
+            yield self.paint(
+                (34, 30, 32), *_ribbon(side * arm, self.who.eye_y - 0.02 + 0 * arm, 0.016), _joined(depth, depth)
+            )
         bridge = np.linspace(-0.14, 0.14, 5)
         yield self.paint((34, 30, 32), *_ribbon(bridge, self.who.eye_y - 0.02 - 0.02 * np.cos(9 * bridge), 0.016), 0.9)
 
@@ -314,7 +333,9 @@ def _closed_curve(corners: Array) -> Array:
 def _catmull_rom(corners: int, steps: int) -> Array:
     """Weights (steps * corners, corners) of the closed uniform Catmull-Rom spline (Catmull and Rom, 1974)."""
     s = np.arange(steps) / steps
-    blend = 0.5 * np.stack((-s + 2 * s**2 - s**3, 2 - 5 * s**2 + 3 * s**3, s + 4 * s**2 - 3 * s**3, s**3 - s**2), axis=1)
+    blend = 0.5 * np.stack(
+        (-s + 2 * s**2 - s**3, 2 - 5 * s**2 + 3 * s**3, s + 4 * s**2 - 3 * s**3, s**3 - s**2), axis=1
+    )
     weights = np.zeros((corners * steps, corners))
     for corner in range(corners):
         for neighbour in range(4):
