@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ecstfl_cli.api import Modality
+from ecstfl_cli.components.backbones.linear_head import LinearHead
 
 
-class GridCNN(nn.Module):
+class GridCNN(LinearHead):
     """Four 3x3 convolutions (the first 5x5) down to an eighth of the input, averaged over a grid of cells.
 
     The grid is kept where other networks average over the whole picture: in a face crop, where something moves says
@@ -37,18 +38,6 @@ class GridCNN(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Features (B, D) of stills (B, C, H, W)."""
         return self.net(x)
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.head(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.forward_head(self.forward_features(x))
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh classifier with K = `num_classes`."""
-        self.head = nn.Linear(self.num_features, num_classes).to(self.head.weight.device)
 
 
 class MotionGridCNN(GridCNN):

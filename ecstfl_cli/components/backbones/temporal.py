@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ecstfl_cli.api import Modality
+from ecstfl_cli.components.backbones.linear_head import LinearHead
 from ecstfl_cli.errors import RegistryError
 
 
@@ -87,7 +88,7 @@ def _temporal(name: str, num_features: int, **args: Any) -> nn.Module:
     raise RegistryError(f"unknown temporal head {name!r}", "Available: mean, lstm, gru, transformer")
 
 
-class TemporalModel(nn.Module):
+class TemporalModel(LinearHead):
     """An image backbone (`backbone.`), a temporal head (`temporal.`) and a classifier (`head.`): a video backbone."""
 
     modality: Modality = "video"
@@ -110,18 +111,6 @@ class TemporalModel(nn.Module):
         frames = x.transpose(1, 2)
         features = self.backbone(frames.flatten(0, 1))
         return self.temporal(features.unflatten(0, (frames.shape[0], frames.shape[1])))
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.head(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.forward_head(self.forward_features(x))
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh classifier with K = `num_classes`."""
-        self.head = nn.Linear(self.num_features, num_classes).to(self.head.weight.device)
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A still-image state dict, for the frame backbone; its classifier is left out."""

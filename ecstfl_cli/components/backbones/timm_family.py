@@ -8,10 +8,11 @@ import timm
 from torch import Tensor, nn
 
 from ecstfl_cli.api import Modality
+from ecstfl_cli.components.backbones.linear_head import LinearHead
 from ecstfl_cli.errors import RegistryError, suggest
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(LinearHead):
     """A timm classifier, its trunk under `net.` and its classifier under `head.`."""
 
     modality: Modality = "img"
@@ -33,18 +34,6 @@ class TimmBackbone(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Features (B, D) after timm's own pooling and pre-logits layers."""
         return self.net.forward_head(self.net.forward_features(x), pre_logits=True)
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.head(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.forward_head(self.forward_features(x))
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh last layer with K = `num_classes`."""
-        self.head = nn.Linear(self.num_features, num_classes).to(self.head.weight.device)
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """timm's key names (`conv1.weight`, `fc.weight`) as this module's (`net.conv1.weight`, `head.weight`)."""

@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ecstfl_cli.api import Modality
+from ecstfl_cli.components.backbones.linear_head import LinearHead
 from ecstfl_cli.errors import RegistryError, suggest
 
 # Their last convolution is followed by a ReLU, so features and classifier cannot be told apart.
@@ -17,7 +18,7 @@ _WITHOUT_LINEAR_HEAD = ("squeezenet",)
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
 
-class TorchvisionBackbone(nn.Module):
+class TorchvisionBackbone(LinearHead):
     """A torchvision classifier, its trunk under `net.` and its last layer under `head.`.
 
     `head_key` is that layer's name in torchvision, e.g. `fc`; `adapt_state_dict` translates plain key names.
@@ -36,18 +37,6 @@ class TorchvisionBackbone(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Features (B, D): what the network's own last layer would see, pooled over space and time."""
         return self.net(x).flatten(1)
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.head(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.forward_head(self.forward_features(x))
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh last layer with K = `num_classes`."""
-        self.head = nn.Linear(self.num_features, num_classes).to(self.head.weight.device)
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """torchvision's keys (`conv1.weight`, `fc.weight`) as this module's (`net.conv1.weight`, `head.weight`)."""
