@@ -23,7 +23,7 @@ demo: install
 
 ## Linters, type check and tests.
 test: install-test lint types
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
 lint: install-test
 	$(BIN)/ruff check .

@@ -57,17 +57,17 @@ def finetune(recipe: Recipe, *, reporter: Reporter, resume: Path | None = None) 
     accelerator = _start(recipe)
     run = RunFolder.open(resume) if resume else RunFolder.create(recipe.run_parent())
     reporter = LoggingReporter(reporter, run.log)
-    reporter.note(f"run folder {run.path}")
     try:
         trainer, loaders, saver, fingerprint = _set_up(recipe, accelerator, run, reporter, fresh=resume is None)
         state = TrainingState()
         if resume:
             state = TrainingState.restore(run.state, trainer.stateful, fingerprint)
             reporter.note(f"continuing after epoch {state.epoch}")
-    except EcstflError:
+    except BaseException:
         if resume is None:
             run.discard()
         raise
+    reporter.note(f"run folder {run.path}")
     write_text(run.recipe, dump(recipe))
     run.write_json(run.environment, environment(accelerator.device))
     _train(trainer, loaders, state, saver, fingerprint)
