@@ -1,6 +1,6 @@
 """Start-up time of the command line beside `import torch`: medians of whole processes, run in turn.
 
-    python benchmarks/startup.py [RUNS]
+python benchmarks/startup.py [RUNS]
 """
 
 from __future__ import annotations
