@@ -51,7 +51,8 @@ def predict(
 ) -> Predictions:
     """Run `logits_of` (uint8 frames on `device` -> logits (B, K)) over a loader of api.Batch, in the loader's order.
 
-    `unit` is what the progress counts. `precision` makes the context that the model runs in, e.g. autocast. Probs are softmax in float32.
+    `unit` is what the progress counts. `precision` makes the context that the model runs in, e.g. autocast. Probs are
+    softmax in float32.
     """
     clip_ids: list[str] = []
     targets: list[Tensor] = []

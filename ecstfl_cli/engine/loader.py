@@ -60,7 +60,7 @@ def evaluation_loader(samples: Sequence[Source], spec: InputSpec, order: Evaluat
 
 
 def batches(loader: DataLoader) -> Iterator[Batch]:
-    """The loader's batches. Raises DataError where a sample cannot be decoded, from a worker process as from this one."""
+    """The loader's batches. Raises DataError, readable also from a worker process, where a sample does not decode."""
     try:
         yield from loader
     except DataError as error:

@@ -123,8 +123,6 @@ def check_on_disk(locations: Iterable[str], modality: Modality, reporter: Report
     return dict(zip(paths, found, strict=True))
 
 
-
-
 def _each(look: Callable[[str], Found], paths: Sequence[str]) -> list[Found]:
     return [look(path) for path in paths]
 

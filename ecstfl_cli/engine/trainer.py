@@ -74,7 +74,12 @@ class Trainer:
                     loss = self._checked_loss(totals, epoch, step)
                 advance(batch_size, note=f"loss {loss:.4f}")
         seconds = time.monotonic() - started
-        return {"lr": lr, **totals.means(), "train_seconds": seconds, "samples_per_second": steps * batch_size / seconds}
+        return {
+            "lr": lr,
+            **totals.means(),
+            "train_seconds": seconds,
+            "samples_per_second": steps * batch_size / seconds,
+        }
 
     def predict(self, loader: DataLoader, title: str) -> Predictions:
         """Predictions of the present weights, in evaluation mode."""
