@@ -93,7 +93,8 @@ def _set_up(
         f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test samples; "
         f"classes {labels.describe()}"
     )
-    reporter.note(f"{model_spec.backbone} on {accelerator.device}, precision {accelerator.mixed_precision}")
+    precision = accelerator.mixed_precision.replace("no", "fp32")
+    reporter.note(f"{model_spec.backbone} on {accelerator.device}, precision {precision}")
     saver = _Saver(run, recipe, labels, spec, model_spec, data.summary(labels))
     return trainer, _Loaders(recipe, spec, data), saver, data.fingerprint()
 
