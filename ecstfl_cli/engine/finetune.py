@@ -95,7 +95,7 @@ def _set_up(
     )
     precision = accelerator.mixed_precision.replace("no", "fp32")
     reporter.note(f"{model_spec.backbone} on {accelerator.device}, precision {precision}")
-    saver = _Saver(run, recipe, labels, spec, model_spec, data.summary(labels))
+    saver = _Saver(run, recipe, labels, spec, model_spec, data.summary(labels), data.val_is_test)
     return trainer, _Loaders(recipe, spec, data), saver, data.fingerprint()
 
 
@@ -155,6 +155,7 @@ class _Saver:
     spec: InputSpec
     model: ModelSpec
     data: dict[str, Any]
+    val_is_test: bool
 
     def checkpoint(self, path: Path, network: Any, row: dict[str, Any]) -> None:
         """The present weights, with everything needed to use them."""
@@ -218,7 +219,8 @@ def _conclude(
     """Evaluate the last and the best checkpoint on the test list, and write what a paper's table needs."""
     run, labels = saver.run, saver.labels
     plot_curves(state.rows, run.curves)
-    results: dict[str, Any] = {"selected_by": f"val_{saver.recipe.train.select_by}", "epochs": state.epoch}
+    chosen_on = "the test list" if saver.val_is_test else "val"
+    results: dict[str, Any] = {"selected_by": f"{saver.recipe.train.select_by} on {chosen_on}", "epochs": state.epoch}
     results |= {"last": dict(state.last), "best": dict(state.best)}
     split, loader = ("test", loaders.test) if loaders.test is not None else ("val", loaders.val)
     if loader is not None:

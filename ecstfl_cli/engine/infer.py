@@ -97,6 +97,7 @@ def infer(
     both. `label_map` is that of the path files' indices, `model_label_map` that of a foreign checkpoint's outputs;
     labels are joined to the model's by name. `modality` is checked against the model. Raises EcstflError.
     """
+    out = _result_folder(out)
     paths = [Path(path) for path in inputs]
     chosen = model or default_model(modality or modality_of_inputs(paths))
     opened = open_model(
@@ -108,7 +109,6 @@ def infer(
         path, why = default_input(opened.input.modality)
         paths = [path]
         reporter.note(f"input {path}: {why} (none was named)")
-    out = _result_folder(out)
     rejects = out / "rejects.csv"
     source = Source(opened.input.modality, opened.labels, label_map, data_root, skip_bad, rejects, reporter)
     samples = gather(paths, source)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ecstfl_cli import pathfile
 from ecstfl_cli.api import Modality
 from ecstfl_cli.engine.manifest import latest_manifest, read_manifest_for
 from ecstfl_cli.engine.reporter import Reporter
@@ -131,12 +132,17 @@ def _read_list(path: Path, source: Source) -> list[Sample]:
         rejects=rejects,
         reporter=source.reporter,
     )
-    if own_map is None and any(sample.label >= 0 for sample in samples):
-        source.reporter.note(
-            f"{path} does not say whose its labels are; they are taken to be in the model's order: "
+    if own_map is None and _has_indices(path):
+        source.reporter.warn(
+            f"{path} does not say whose its indices are; they are taken to be in the model's order: "
             f"{source.labels.describe()}. Another order is set with --label-map."
         )
     return samples
+
+
+def _has_indices(path: Path) -> bool:
+    """Whether a path file has labels that are indices, which mean nothing without a map; class names do."""
+    return any(field.label.isdigit() for field in pathfile.read_table(path).fields)
 
 
 def _manifest_label_map(path: Path) -> LabelMap | None:

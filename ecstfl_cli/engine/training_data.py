@@ -23,6 +23,7 @@ class TrainingData:
     val: list[Sample]
     test: list[Sample]
     class_counts: list[int]
+    val_is_test: bool = False
 
     def fingerprint(self) -> str:
         """Changes with any sample, label or split."""
@@ -59,7 +60,8 @@ def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, r
     train, val, test = splits["train"], splits["val"], splits["test"]
     if data.val_split:
         train, val = stratified_split(train, data.val_split, recipe.seed)
-    if not val and test:
+    val_is_test = not val and bool(test)
+    if val_is_test:
         reporter.warn(
             "no validation samples: the best epoch is chosen on the test list, as the reference release does, so its "
             "score is too high. Use --val-split 0.1 to choose on part of the training list."
@@ -72,7 +74,7 @@ def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, r
     absent = [name for name, count in zip(labels.names, counts, strict=True) if not count]
     if absent:
         reporter.warn(f"the training list has no sample of: {', '.join(absent)}")
-    return TrainingData(train, val, test, counts)
+    return TrainingData(train, val, test, counts, val_is_test)
 
 
 def _require_files(files: Sequence[str]) -> None:

@@ -31,6 +31,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         image.load()
         return image
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is not known; convert it to 8 or 16 bits")
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         # Pillow would clip 16 bits to 255 instead of scaling them.
         return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -168,6 +168,7 @@ def test_choosing_the_best_epoch_on_the_test_list_is_said(tiny_images: Callable,
     result = finetune(recipe_for(data, tmp_path, data={"val_split": 0.0}), reporter=reporter)
     assert any("chosen on the test list" in warning for warning in reporter.warnings)
     assert "test" not in result.metrics["best"]
+    assert result.metrics["selected_by"] == "war on the test list"
     assert result.metrics["best"]["val"]["samples"] == 8
 
 

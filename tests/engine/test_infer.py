@@ -241,14 +241,23 @@ def test_the_label_map_that_prepare_recorded_is_used(run, tiny_images, still_mod
     listed = prepared.path.parent / prepared.manifest["files"]["test"]
     result = run(listed, model=still_model, reporter=reporter)
     assert [DFEW.names[i] for i in result.predictions.target] == ["angry", "disgust", "fear"]
-    assert not any("taken to be" in note for note in reporter.notes)
+    assert not any("taken to be" in warning for warning in reporter.warnings)
 
 
 def test_without_a_label_map_the_models_order_is_assumed_and_said(run, tiny_images, still_model):
     reporter = Reporter()
     result = run(tiny_images(classes=3, per_class=1).test, model=still_model, reporter=reporter)
     assert result.predictions.target.tolist() == [0, 1, 2]
-    assert any("taken to be in the model's order: 0 happy, 1 sad" in note for note in reporter.notes)
+    assert any("taken to be in the model's order: 0 happy, 1 sad" in warning for warning in reporter.warnings)
+
+
+def test_class_names_need_no_label_map_and_no_warning(run, tiny_images, still_model):
+    data = tiny_images(classes=2, per_class=1)
+    text = data.test.read_text().replace(",0", ",Happy").replace(",1", ",sadness")
+    data.test.write_text(text)
+    reporter = Reporter()
+    assert run(data.test, model=still_model, reporter=reporter).predictions.target.tolist() == [0, 1]
+    assert not any("taken to be" in warning for warning in reporter.warnings)
 
 
 def test_data_with_a_class_that_the_model_lacks_stops_with_both_lists(run, tiny_images, still_model):

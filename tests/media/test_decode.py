@@ -44,6 +44,12 @@ def test_exif_orientation_turns_the_picture_upright(tmp_path: Path) -> None:
     assert read_image(path).size == (4, 8)
 
 
+def test_float_pixels_are_refused_because_their_range_is_not_known(tmp_path: Path) -> None:
+    Image.new("F", (4, 4), 0.5).save(tmp_path / "float.tif")
+    with pytest.raises(DataError, match="floating-point"):
+        read_image(tmp_path / "float.tif")
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0"])
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.jpg"

@@ -65,3 +65,12 @@ def test_what_is_no_image_at_all_is_named(tmp_path: Path) -> None:
     assert image_problem(tmp_path / "empty.jpg") == "is empty (0 bytes)"
     (tmp_path / "text.jpg").write_text("<html>404</html>")
     assert image_problem(tmp_path / "text.jpg") == "is not an image"
+
+
+def test_a_png_that_is_damaged_in_the_middle_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.png"
+    Image.effect_noise((64, 64), 50).save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
+    path.write_bytes(content)
+    assert "cannot be decoded" in image_problem(path)
