@@ -14,7 +14,7 @@ from ecstfl_cli.api import Batch, InputSpec
 from ecstfl_cli.components.sampling import evaluation_indices, training_indices
 from ecstfl_cli.components.transforms import Augmentation, to_frames
 from ecstfl_cli.media.decode import read_image
-from ecstfl_cli.media.frames import list_frames
+from ecstfl_cli.media.frames import frame_names
 
 
 class Source(Protocol):
@@ -55,6 +55,7 @@ class SampleDataset(Dataset[Item]):
         self.training = training
         self.augmentation = augmentation
         self.seed = seed
+        self._listings: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -67,22 +68,26 @@ class SampleDataset(Dataset[Item]):
         if self.spec.modality == "img":
             frames = to_frames([read_image(sample.source)], self.spec, augmentation, generator)[0]
         else:
-            frames = self._clip(sample.source, augmentation, generator)
+            frames = self._clip(index, augmentation, generator)
         return Item(frames, sample.label, sample.clip_id)
 
-    def _clip(
-        self, folder: Path, augmentation: Augmentation | None, generator: np.random.Generator | None
-    ) -> np.ndarray:
-        files = list_frames(folder)
+    def _clip(self, index: int, augmentation: Augmentation | None, generator: np.random.Generator | None) -> np.ndarray:
+        folder, names = self.samples[index].source, self._names(index)
         sampling = self.spec.sampling
         if generator is None:
-            indices = evaluation_indices(sampling, len(files))
+            indices = evaluation_indices(sampling, len(names))
         else:
-            indices = training_indices(sampling, len(files), generator)
+            indices = training_indices(sampling, len(names), generator)
         # Short clips repeat frames: each is decoded and resized once.
         distinct, position = np.unique(indices, return_inverse=True)
-        frames = to_frames([read_image(files[i]) for i in distinct], self.spec, augmentation, generator)
+        frames = to_frames([read_image(folder / names[i]) for i in distinct], self.spec, augmentation, generator)
         return frames[position]
+
+    def _names(self, index: int) -> list[str]:
+        """The clip's frames in playing order, listed once; one string a clip, as each worker process keeps them all."""
+        if index not in self._listings:
+            self._listings[index] = "/".join(frame_names(self.samples[index].source))
+        return self._listings[index].split("/")
 
 
 def collate(items: Sequence[Item]) -> Batch:

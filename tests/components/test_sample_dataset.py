@@ -66,6 +66,33 @@ def test_evaluation_ignores_the_epoch(numbered_clip: Sample) -> None:
     assert (dataset[(0, 0)].frames == dataset[(5, 0)].frames).all()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_gives_the_same_training_frames(tiny_clips: Callable, workers: int) -> None:
+    data = tiny_clips(classes=2, per_class=3, frames=12)
+    samples = [Sample(p, i, p.name) for i, p in enumerate(sorted((data.root / "clips").glob("train*")))]
+    augmentation = Augmentation(rand_ops=2, erasing=0.5)
+
+    def read(workers: int) -> list[torch.Tensor]:
+        order = TrainingOrder(len(samples), 2, seed=3)
+        loader = training_loader(samples, InputSpec(size=16), order, augmentation, workers)
+        return [batch.frames for batch in loader]
+
+    before = torch.get_rng_state()
+    alone = read(0)
+    assert (torch.get_rng_state() == before).all()
+    assert len(alone) == 3
+    assert all((a == b).all() for a, b in zip(alone, read(workers), strict=True))
+
+
+def test_a_clip_is_listed_once(numbered_clip: Sample) -> None:
+    spec = InputSpec("video", size=8, sampling=FrameSampling("uniform", frames=6))
+    dataset = SampleDataset([numbered_clip], spec)
+    first = dataset[(0, 0)].frames
+    for i in range(12, 40):
+        Image.new("RGB", (20, 20), "white").save(numbered_clip.source / f"{i}.png")
+    assert (dataset[(1, 0)].frames == first).all()
+
+
 def test_training_batches_hold_every_sample_once_in_an_order_of_the_epoch() -> None:
     order = TrainingOrder(10, 3, seed=0)
     first = list(order)
