@@ -1,16 +1,23 @@
-"""Pictures of a run: the confusion matrix and the training curves, as PNG."""
+"""Pictures of a run: the confusion matrix, the training curves and sample predictions, as PNG."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from ecstfl_cli.components.metrics import evaluate
@@ -20,6 +27,9 @@ DPI = 150
 GREY = "0.35"
 # Okabe and Ito's palette: told apart with colour-blind eyes and in grey.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+RIGHT, WRONG = PALETTE[2], PALETTE[1]
+# Inches; eight tiles fill the width of a screen.
+SAMPLE_COLUMNS, SAMPLE_WIDTH, SAMPLE_HEIGHT = 8, 1.45, 2.45
 WAR_UAR = {"train_war": "train WAR", "val_war": "val WAR", "val_uar": "val UAR"}
 TOTALS = {"train_loss": "train, total", "val_loss": "val, total"}
 
@@ -139,10 +149,113 @@ def _epoch_axes(axes: Axes, label: str) -> None:
         axes.legend(frameon=False, fontsize=9)
 
 
+def plot_samples(
+    frames: np.ndarray,
+    target: Sequence[int],
+    probs: np.ndarray,
+    label_names: Sequence[str],
+    clip_ids: Sequence[str],
+    path: Path,
+) -> None:
+    """N samples with what the model makes of each: `frames` (N, H, W, 3) uint8 RGB, `probs` (N, K).
+
+    A right one has a tick and a solid frame, a wrong one a cross, a dashed frame and its true class. The bars are the
+    likeliest classes, the true one always among them. Target -1, an unknown class, has neither tick nor cross.
+    """
+    columns = max(1, min(len(frames), SAMPLE_COLUMNS))
+    rows = max(1, math.ceil(len(frames) / columns))
+    layout = ConstrainedLayoutEngine(h_pad=0.15)
+    figure = Figure(figsize=(SAMPLE_WIDTH * columns, SAMPLE_HEIGHT * rows), layout=layout)
+    tiles = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[SAMPLE_WIDTH, 0.45] * rows)
+    for axes in tiles.flat:
+        axes.set_axis_off()
+    for i, frame in enumerate(frames):
+        picture, bars = tiles[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
+        picture.set_axis_on()
+        _picture(picture, frame, target[i], int(probs[i].argmax()), label_names, clip_ids[i])
+        _class_bars(bars, probs[i], target[i], label_names)
+    if not len(frames):
+        tiles[0, 0].text(0.5, 0.5, "no samples", ha="center", va="center", color="0.65", fontsize=9)
+    _save(figure, path)
+
+
+def _picture(
+    axes: Axes, frame: np.ndarray, target: int, predicted: int, label_names: Sequence[str], clip_id: str
+) -> None:
+    known, right = target >= 0, target == predicted
+    colour = (RIGHT if right else WRONG) if known else GREY
+    axes.imshow(frame, interpolation="bilinear")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=2.5, capstyle="butt", linestyle="-" if right or not known else (0, (2, 1.5)))
+    mark = ("✓ " if right else "✗ ") if known else ""
+    truth = f"true: {_shortened(label_names[target], 17)}" if known else "true class unknown"
+    axes.set_title(_shortened(clip_id[::-1], 26)[::-1], fontsize=6, color=GREY, pad=3, in_layout=False)
+    for text, below, size, tint, weight in (
+        (mark + _shortened(label_names[predicted], 15), 11, 8.5, colour, "bold"),
+        (truth, 20, 7, "black", "normal"),
+    ):
+        axes.annotate(
+            text, (0.5, 0), (0, -below), "axes fraction", "offset points", ha="center", va="baseline",
+            fontsize=size, color=tint, weight=weight, in_layout=False,
+        )  # fmt: skip
+
+
+def _class_bars(axes: Axes, probs: np.ndarray, target: int, label_names: Sequence[str]) -> None:
+    """The three likeliest classes; a true class that is not one of them takes the place of the third."""
+    shown = (-probs).argsort(kind="stable")[:3].tolist()
+    if target >= 0 and target not in shown:
+        shown[-1] = target
+    for row, k in enumerate(shown):
+        colour = RIGHT if k == target else WRONG if row == 0 and target >= 0 else "0.6"
+        axes.barh(row, 1, left=0, height=0.62, color="0.94")
+        axes.barh(row, probs[k], left=0, height=0.62, color=colour)
+        # Out of the layout, so that a long name does not push the pictures apart.
+        style: dict[str, Any] = {"va": "center_baseline", "fontsize": 6, "in_layout": False}
+        axes.text(-0.05, row, _shortened(label_names[k], 11), ha="right", **style)
+        axes.text(1.05, row, f"{100 * probs[k]:.0f}%", ha="left", **style)
+    axes.set_xlim(-1.1, 1.4)
+    axes.set_ylim(2.5, -0.5)
+
+
+def _shortened(text: str, width: int) -> str:
+    """At most `width` letters, cut at the end; the letters of East Asian scripts are two wide."""
+    widths = [2 if east_asian_width(letter) in "WF" else 1 for letter in text]
+    if sum(widths) <= width:
+        return text
+    kept = sum(total < width for total in accumulate(widths))
+    return text[:kept] + "…"
+
+
 def _colours(n: int) -> list[str]:
     return [PALETTE[i % len(PALETTE)] for i in range(n)]
 
 
 def _save(figure: Figure, path: Path) -> None:
+    texts: list[Text] = figure.findobj(Text)
+    families = _families(frozenset(letter for text in texts for letter in text.get_text() if letter.isprintable()))
+    for text in texts:
+        text.set_fontfamily(families)
+        # A dollar sign in a name is one.
+        text.set_parse_math(False)
     with complete_file(path) as partial:
         FigureCanvasAgg(figure).print_figure(partial, dpi=DPI, format="png", bbox_inches="tight")
+
+
+@functools.cache
+def _families(letters: frozenset[str]) -> list[str]:
+    """The usual font and, for the letters it lacks, the first installed ones that have them."""
+    families = list(rcParams["font.family"])
+    lacking = letters - _letters_of(findfont(FontProperties(family=families)), letters)
+    for font in fontManager.ttflist if lacking else []:
+        if font.style == "normal" and not font.name.startswith("Last Resort"):
+            found = _letters_of(font.fname, lacking)
+            lacking -= found
+            families += [font.name] if found else []
+    return families
+
+
+def _letters_of(font_file: str, letters: frozenset[str]) -> frozenset[str]:
+    font = get_font(font_file)
+    return frozenset(letter for letter in letters if font.get_char_index(ord(letter)))
