@@ -29,22 +29,43 @@ def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _name_or_classes(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    try:
-        return handler(value)
-    except ValidationError as error:
-        # A union reports every branch; the reader needs one sentence.
-        raise PydanticCustomError(
-            "label_map", "must be the name of a label map, or a list of class names in index order"
-        ) from error
+def _must_be(what: str) -> WrapValidator:
+    """One sentence where a union of types or a pattern would report every branch."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise PydanticCustomError("must_be", "must be {what}", {"what": what}) from error
+
+    return WrapValidator(validate)
 
 
-PathFiles = Annotated[
-    list[str],
-    BeforeValidator(_one_or_more),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+_FILES_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+PathFiles = Annotated[list[str], BeforeValidator(_one_or_more), WithJsonSchema(_FILES_SCHEMA)]
+NamedPathFiles = Annotated[
+    PathFiles | dict[Annotated[str, Field(pattern=NAME_PATTERN)], PathFiles],
+    _must_be("a path file, a list of them, or a section of them by name"),
+    WithJsonSchema({"anyOf": [*_FILES_SCHEMA["anyOf"], {"type": "object", "additionalProperties": _FILES_SCHEMA}]}),
 ]
-LabelMapValue = Annotated[str | list[str], WrapValidator(_name_or_classes)]
+LabelMapValue = Annotated[str | list[str], _must_be("the name of a label map, or a list of class names in index order")]
+OptimizerName = Annotated[
+    str, Field(pattern=r"^(sgd|adamw|timm/[a-z0-9_]+)$"), _must_be("sgd, adamw or timm/NAME, e.g. timm/lamb")
+]
+ScheduleName = Annotated[
+    str,
+    Field(pattern=r"^(step|cosine|constant|timm/[a-z0-9_]+)$"),
+    _must_be("step, cosine, constant or timm/NAME, e.g. timm/poly"),
+]
+Frozen = Annotated[
+    Annotated[int, Field(ge=0)] | list[str],
+    _must_be("the number of first stages to freeze, or a list of parameter name prefixes"),
+]
+Workers = Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], _must_be("a whole number from 0, or auto")]
+SaveEvery = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)? ?min$")],
+    _must_be("a number of steps, e.g. 500, or of minutes, e.g. 15min"),
+]
 
 
 class Section(BaseModel):
@@ -57,8 +78,13 @@ class DataSection(Section):
     """Where the samples are. Relative paths in a path file are looked up under `root`, else beside the file."""
 
     train: PathFiles = Field(default_factory=list, description="path files to train on; one needs no list")
-    val: PathFiles = Field(default_factory=list, description="path files to choose the best epoch on")
-    test: PathFiles = Field(default_factory=list, description="path files to report last and best on, after training")
+    val: NamedPathFiles = Field(
+        default_factory=list,
+        description="path files to choose the best epoch on; by name, each is evaluated and the first one chooses",
+    )
+    test: NamedPathFiles = Field(
+        default_factory=list, description="path files to report last and best on, after training; by name, each of them"
+    )
     val_split: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,
         description="fraction of the training list held out for choosing the best epoch, stratified and seeded",
@@ -70,6 +96,13 @@ class DataSection(Section):
     skip_bad: bool = Field(
         default=False, description="leave unreadable rows out, into a rejects file, instead of stopping"
     )
+
+    def lists(self, split: Literal["val", "test"]) -> dict[str, list[str]]:
+        """Path files to evaluate on, by the name that metrics go by: `val`, or `val_<name>` for each named list."""
+        files = self.val if split == "val" else self.test
+        if isinstance(files, dict):
+            return {f"{split}_{name}": listed for name, listed in files.items()}
+        return {split: files} if files else {}
 
 
 class SamplingSection(Section):
@@ -100,6 +133,13 @@ class InputSection(Section):
         return InputSpec.from_dict({**plain, "sampling": FrameSampling(**plain["sampling"]).__dict__})
 
 
+class RandAugmentSection(Section):
+    """RandAugment (Cubuk et al. 2020): `ops` operations in a row, each of strength `magnitude` of 30."""
+
+    ops: Annotated[int, Field(ge=0)] = 0
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+
+
 class AugmentSection(Section):
     """Training augmentation, the same for every frame of a clip. The defaults are the reference release's."""
 
@@ -111,6 +151,17 @@ class AugmentSection(Section):
         default_factory=lambda: [3 / 4, 4 / 3], description="width over height of the crop"
     )
     hflip: Fraction = Field(default=0.5, description="probability of a horizontal flip")
+    rand_augment: RandAugmentSection = Field(default_factory=RandAugmentSection)
+    erasing: Fraction = Field(default=0.0, description="probability of erasing a random rectangle")
+    mixup: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="alpha of mixup (Zhang et al. 2018); 0 is off"
+    )
+    cutmix: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="alpha of CutMix (Yun et al. 2019); 0 is off; with mixup, one of the two at random"
+    )
+    mix_prob: Fraction = Field(
+        default=1.0, description="part of the batches that are mixed; pairwise losses are left out of those"
+    )
 
 
 class ModelSection(Section):
@@ -127,6 +178,11 @@ class ModelSection(Section):
         default=False, description="allow the checkpoint's head to have other classes, and replace it"
     )
 
+    freeze: Frozen = Field(
+        default_factory=list,
+        description="what is not trained: the first stages, by number, or parameters by name prefix (net.layer1)",
+    )
+
     def to_spec(self, num_classes: int) -> ModelSpec:
         """The api.ModelSpec that builds the network."""
         return ModelSpec(self.backbone, num_classes, self.args, self.temporal_head, self.temporal_args)
@@ -140,40 +196,87 @@ class LossSection(Section):
 
 
 class OptimizerSection(Section):
-    """`momentum` is for sgd; `weight_decay` is coupled for sgd and decoupled for adamw."""
+    """`weight_decay` is coupled for sgd and decoupled for adamw; `momentum` is for sgd and whatever else has one.
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    `timm/NAME` is an optimiser of timm's factory, `args` its other arguments.
+    """
+
+    name: OptimizerName = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    args: dict[str, Any] = Field(default_factory=dict)
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="learning rate of each stage, as a fraction of the next stage's; the head has lr"
+    )
+    lr_factors: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="learning rate of parameters by name prefix, as a multiple of lr"
+    )
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="largest norm of the gradient of all parameters together"
+    )
 
 
 class ScheduleSection(Section):
     """Learning rate over the epochs.
 
-    `step` multiplies by `factor` every `step_size` epochs, `cosine` falls to `min_lr`, `constant` stays.
+    `step` multiplies by `factor` every `step_size` epochs, `cosine` falls to `min_lr`, `constant` stays. `timm/NAME` is
+    a schedule of timm's factory, `args` its other arguments.
     """
 
-    name: Literal["step", "cosine", "constant"] = "step"
+    name: ScheduleName = "step"
     step_size: Annotated[int, Field(ge=1)] = 50
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     min_lr: Annotated[float, Field(ge=0)] = 0.0
+    args: dict[str, Any] = Field(default_factory=dict)
 
 
 class TrainSection(Section):
-    """How the engine runs. `device` and `workers` choose the machine's part, not the result."""
+    """How the engine runs. `device`, `workers` and `parallel` choose the machine's part, not the result."""
 
     epochs: Annotated[int, Field(ge=1)] = 200
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    workers: Annotated[int, Field(ge=0)] = 4
+    batch_size: Annotated[int, Field(ge=1)] = Field(
+        default=32, description="samples in a batch, of all processes together"
+    )
+    accumulate: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="batches whose mean gradient makes one update; pairwise losses see one batch each"
+    )
+    drop_last: bool = Field(default=True, description="leave the incomplete last batch of an epoch out")
+    workers: Workers = Field(default="auto", description="processes that load samples, for each training process")
     device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     select_by: Literal["war", "uar"] = Field(
         default="war", description="metric on the validation samples that picks the best"
     )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="decay of an exponential moving average of the weights, which is what is evaluated and kept",
+    )
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="stop after so many epochs without a better one on the validation samples"
+    )
     max_steps: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="stop after so many steps, for trying out"
+    )
+    max_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="save and stop after so many minutes; --resume continues for as many more"
+    )
+    save_every: SaveEvery | None = Field(
+        default=None, description="save the state within an epoch, too: every so many steps, or minutes (15min)"
+    )
+    compile: bool = Field(default=False, description="compile the network with torch.compile")
+    detect_anomaly: bool = Field(
+        default=False, description="find the layer whose output or gradient is first not finite; slow"
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="with several processes: the whole network in each, or sharded among them"
+    )
+    sync_batchnorm: bool = Field(
+        default=True, description="with several processes: batch norm over the batch of all of them"
+    )
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        default_factory=list, description="where curves, confusion matrices and sample predictions are logged besides"
     )
 
 
@@ -220,6 +323,10 @@ class Recipe(Section):
         for key, (low, high) in (("scale", augment.scale), ("ratio", augment.ratio)):
             if low > high:
                 found.append((("augment", key), f"is [lowest, highest], and {low:g} is above {high:g}"))
+        if self.train.compile and self.train.detect_anomaly:
+            found.append((("train", "detect_anomaly"), "looks at single layers, which train.compile melts into one"))
+        if augment.mix_prob == 0 and (augment.mixup or augment.cutmix):
+            found.append((("augment", "mix_prob"), "is 0, so that mixup and cutmix have no effect"))
         if self.schedule.name == "cosine" and self.schedule.min_lr > self.optimizer.lr:
             found.append((("schedule", "min_lr"), f"is above optimizer.lr, {self.optimizer.lr:g}"))
         return found
