@@ -7,7 +7,12 @@ from collections.abc import Iterable, Sequence
 
 
 class EcstflError(Exception):
-    """Something the user can mend. `message` says what and where, `hint` what is allowed or what to run next."""
+    """Something the user can mend. `message` says what and where, `hint` what is allowed or what to run next.
+
+    `told_by_main`: of several processes, the main one tells it, so that the others need not.
+    """
+
+    told_by_main = False
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -153,6 +153,16 @@ def dump(recipe: Recipe) -> str:
     return format_yaml(recipe.model_dump())
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a file that `dump` was written to holds all of it: every key of the schema, down to the last line."""
+    try:
+        text = recipe_text(path)
+        values = parse(text, str(path)).values
+    except RecipeError:
+        return False
+    return text.endswith("\n") and isinstance(values, dict) and set(Recipe.model_fields) <= set(values)
+
+
 def check_components(recipe: Recipe, draft: RecipeDraft | None = None) -> list[str]:
     """Component names of a recipe that cannot be resolved, with suggestions; with its draft also file and line."""
     place = draft or RecipeDraft({}, recipe.name)

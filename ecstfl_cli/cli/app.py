@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import typer
 
 from ecstfl_cli import __version__
 from ecstfl_cli.cli import checkpoints, demo, export, finetune, infer, plugins, prepare, recipes
-from ecstfl_cli.cli.console import err
+from ecstfl_cli.cli.console import err, is_main
 from ecstfl_cli.errors import EcstflError
+
+SECONDS_BEFORE_THE_OTHERS_SPEAK = 3.0
 
 app = typer.Typer(
     name="ecstfl",
@@ -50,10 +53,19 @@ def main() -> None:
     try:
         app()
     except EcstflError as error:
-        err.print(f"[bold red]error:[/] {_escaped(error.message)}")
-        if error.hint:
-            err.print(_escaped(error.hint))
+        if not error.told_by_main:
+            _tell(error)
         sys.exit(1)
+
+
+def _tell(error: EcstflError) -> None:
+    if not is_main():
+        # Most often all of several processes fail alike, and the launcher ends the others when the first one has said
+        # it and gone. What only one of them knows is said a little later.
+        time.sleep(SECONDS_BEFORE_THE_OTHERS_SPEAK)
+    err.print(f"[bold red]error:[/] {_escaped(error.message)}")
+    if error.hint:
+        err.print(_escaped(error.hint))
 
 
 def _escaped(text: str) -> str:

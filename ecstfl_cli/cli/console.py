@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -76,6 +77,16 @@ class TerminalReporter(Reporter):
             err.print(f"{description}: {done}/{total} {unit}, {rate:.1f} {unit}/s, ETA {eta:.0f} s {note}".rstrip())
 
         yield advance
+
+
+def is_main() -> bool:
+    """Whether this process speaks: of those that torchrun or the like has started, the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def reporter() -> Reporter:
+    """One that shows on the terminal, in the main process only."""
+    return TerminalReporter() if is_main() else Reporter()
 
 
 def print_json(value: Any) -> None:

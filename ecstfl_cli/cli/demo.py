@@ -44,7 +44,7 @@ def demo(
     _prepare(folder)
     run = _finetune(recipe, settings or ())
     weights = run.folder / "best.safetensors"
-    inferred = _infer(weights, recipe.data.test)
+    inferred = _infer(weights, recipe.data.lists("test")["test"])
     exported = _export(weights)
     _name_files(run, inferred, exported)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ecstfl_cli.cli import console
+from ecstfl_cli.cli import console, launcher
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,8 +46,15 @@ class Precision(str, Enum):
     fp16 = "fp16"
 
 
+class Tracker(str, Enum):
+    """What `--trackers` takes."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    mlflow = "mlflow"
+
+
 DATA, TRAINING, RUN = "Model and data", "Training", "Run"
-SPLITS = ("val", "test")
 
 
 def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
@@ -126,7 +133,37 @@ DeviceName = Annotated[
     Device | None, _option("--device", panel=RUN, help="Where to train; gpu means whatever accelerator is here.")
 ]
 PrecisionName = Annotated[Precision | None, _option("--precision", panel=RUN, help="Precision of the training step.")]
-Workers = Annotated[int | None, _option("--workers", "-j", panel=RUN, help="Processes that load samples.")]
+Compile = Annotated[
+    bool, _option("--compile", panel=RUN, help="Compile the network with torch.compile; what that costs is shown.")
+]
+Workers = Annotated[
+    int | None,
+    _option("--workers", "-j", panel=RUN, help="Processes that load samples, for each training process."),
+]
+ProcessCount = Annotated[
+    int | None,
+    _option("--processes", panel=RUN, min=1, help="Train in so many processes of this machine, one a GPU."),
+]
+SaveEvery = Annotated[
+    str | None,
+    _option("--save-every", panel=RUN, help="Save the state within epochs, too: every so many steps, or 15min."),
+]
+MaxMinutes = Annotated[
+    float | None,
+    _option("--max-minutes", panel=RUN, help="Save and stop after so many minutes; --resume continues."),
+]
+DetectAnomaly = Annotated[
+    bool,
+    _option("--detect-anomaly", panel=RUN, help="Name the layer whose output or gradient is first not finite; slow."),
+]
+TrackerNames = Annotated[
+    list[Tracker] | None,
+    _option("--trackers", panel=RUN, help="Log curves and pictures there as well. Repeat it for more than one."),
+]
+Repeat = Annotated[
+    Path | None,
+    _option("--repeat", panel=RUN, metavar="RUN", help="Run folder to train once more; what differs is reported."),
+]
 Resume = Annotated[
     Path | None,
     _option("--resume", panel=RUN, metavar="RUN", help="Run folder to continue; its own recipe is used if none is."),
@@ -161,8 +198,15 @@ def finetune(
     settings: Settings = None,
     device: DeviceName = None,
     precision: PrecisionName = None,
+    compile: Compile = False,
     workers: Workers = None,
+    processes: ProcessCount = None,
+    save_every: SaveEvery = None,
+    max_minutes: MaxMinutes = None,
+    detect_anomaly: DetectAnomaly = False,
+    trackers: TrackerNames = None,
     resume: Resume = None,
+    repeat: Repeat = None,
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
@@ -170,9 +214,14 @@ def finetune(
 
     The flags of the reference release override the recipe, or replace it: with --type or --model-name and no recipe
     its own protocol and default path files are used. Options may be written with hyphens or underscores.
+
+    Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and say how to continue. `torchrun` and `accelerate launch` start
+    it in several processes, also of several machines: `torchrun … -m ecstfl_cli finetune …`.
     """
     from ecstfl_cli.engine.reference_release import Flags
 
+    if processes is not None and processes > 1 and not launcher.is_launched():
+        raise typer.Exit(launcher.launch(processes))
     flags = Flags(
         type=type.value if type else None,
         model_name=model_name,
@@ -194,34 +243,58 @@ def finetune(
         label_map=label_map,
         skip_bad=skip_bad or None,
         output=output,
+        save_every=int(save_every) if save_every and save_every.isdecimal() else save_every,
+        max_minutes=max_minutes,
+        compile=compile or None,
+        detect_anomaly=detect_anomaly or None,
+        trackers=[tracker.value for tracker in trackers] if trackers else None,
     )
-    _run(recipe, flags, settings or [], resume, as_json)
+    _run(recipe, flags, settings or [], resume, repeat, as_json)
 
 
-def _run(name: str | None, flags: Flags, settings: list[str], resume: Path | None, as_json: bool) -> None:
-    reporter = console.TerminalReporter()
-    recipe = _wanted(name, flags, settings, resume, reporter)
+def _run(
+    name: str | None, flags: Flags, settings: list[str], resume: Path | None, repeat: Path | None, as_json: bool
+) -> None:
+    reporter = console.reporter()
+    recipe = _wanted(name, flags, settings, resume, repeat, reporter)
     # Only now, because this import takes seconds and a recipe's errors should not.
     from ecstfl_cli.engine.finetune import finetune as train
 
-    result = train(recipe, reporter=reporter, resume=resume)
-    if as_json:
-        console.print_json({"folder": str(result.folder), "recipe": recipe.name, **result.metrics})
-    else:
-        _show(result, recipe)
+    result = train(recipe, reporter=reporter, resume=resume, repeat=repeat)
+    if console.is_main():
+        if as_json:
+            stopped = result.stopped.reason if result.stopped else None
+            console.print_json(
+                {"folder": str(result.folder), "recipe": recipe.name, "stopped": stopped, **result.metrics}
+            )
+        elif not result.stopped:
+            _show(result, recipe)
+    if result.stopped:
+        raise typer.Exit(result.stopped.exit_code)
 
 
-def _wanted(name: str | None, flags: Flags, settings: list[str], resume: Path | None, reporter: Reporter) -> Recipe:
+def _wanted(
+    name: str | None,
+    flags: Flags,
+    settings: list[str],
+    resume: Path | None,
+    repeat: Path | None,
+    reporter: Reporter,
+) -> Recipe:
     """The recipe that the command line asks for, checked."""
     from ecstfl_cli.engine.reference_release import recipe_from_flags, recipe_with_flags
-    from ecstfl_cli.engine.run_folder import RunFolder
     from ecstfl_cli.recipe_loading import RecipeDraft, find_recipe
 
-    if resume is not None:
-        run = RunFolder.open(resume)
-        path = find_recipe(name) if name is not None else run.recipe
-    elif name is not None:
+    if repeat is not None and (name is not None or resume is not None):
+        raise typer.BadParameter("has a recipe of its own: give neither RECIPE nor --resume", param_hint="--repeat")
+    if name is not None:
         path = find_recipe(name)
+    elif resume is not None:
+        path = _resumed_recipe(resume, reporter)
+    elif repeat is not None:
+        from ecstfl_cli.engine.repeat import require_run
+
+        path = require_run(repeat).recipe
     elif flags.name_a_model():
         return recipe_from_flags(flags, settings, reporter=reporter)
     else:
@@ -234,13 +307,25 @@ def _wanted(name: str | None, flags: Flags, settings: list[str], resume: Path | 
     return recipe_with_flags(RecipeDraft.read(path), flags, settings)
 
 
+def _resumed_recipe(resume: Path, reporter: Reporter) -> Path:
+    from ecstfl_cli.engine.run_folder import RunFolder
+    from ecstfl_cli.recipe_loading import is_whole
+
+    run = RunFolder.open(resume)
+    if not is_whole(run.recipe):
+        from ecstfl_cli.engine.training_state import mend_recipe
+
+        mend_recipe(run, reporter)
+    return run.recipe
+
+
 def _show(result: RunResult, recipe: Recipe) -> None:
     console.out.print(_table(result))
-    if not any(split in result.metrics["last"] for split in SPLITS):
+    if len(result.metrics["last"]) < 2:
         console.out.print("Nothing was evaluated: there is no validation or test list.", markup=False)
     best = shlex.quote(str(result.folder / "best.safetensors"))
-    lists = recipe.data.test or recipe.data.val
-    files = " ".join(map(shlex.quote, lists)) if lists else "PATHFILE"
+    lists = [*recipe.data.lists("test").values(), *recipe.data.lists("val").values()]
+    files = " ".join(map(shlex.quote, lists[0])) if lists else "PATHFILE"
     for line in (
         f"run folder: {result.folder}",
         f"next: ecstfl infer {files} --model {best}",
@@ -257,7 +342,7 @@ def _table(result: RunResult) -> Table:
     table = Table(title=f"WAR and UAR in %; best by {chosen}" if chosen else None, title_justify="left")
     table.add_column("checkpoint")
     table.add_column("epoch", justify="right")
-    splits = [split for split in SPLITS if split in result.metrics["last"]]
+    splits = [key for key in result.metrics["last"] if key != "epoch"]
     for split in splits:
         table.add_column(f"{split} WAR", justify="right")
         table.add_column(f"{split} UAR", justify="right")

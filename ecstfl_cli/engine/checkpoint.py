@@ -59,7 +59,7 @@ class Checkpoint:
 
 def save_checkpoint(
     path: Path,
-    network: nn.Module,
+    network: nn.Module | Mapping[str, Tensor],
     *,
     model: ModelSpec,
     input: InputSpec,
@@ -70,7 +70,8 @@ def save_checkpoint(
 ) -> None:
     """Write the weights of `network`, unwrapped, and what they need to `path`, replacing it only when complete.
 
-    `data` is a fingerprint of what the network was trained on. Raises CheckpointError where `labels` does not fit.
+    `network` may be its state dict. `data` is a fingerprint of what it was trained on. Raises CheckpointError where
+    `labels` does not fit.
     """
     if len(labels) != model.num_classes:
         raise CheckpointError(f"{len(labels)} class names for a network of {model.num_classes} classes")
@@ -86,10 +87,10 @@ def save_checkpoint(
         "data": dict(data or {}),
         "versions": _versions(),
     }
+    weights = network.state_dict() if isinstance(network, nn.Module) else network
     # A clone of each: the format takes neither shared memory nor other memory layouts.
     state = {
-        key: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-        for key, tensor in network.state_dict().items()
+        key: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format) for key, tensor in weights.items()
     }
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -48,17 +48,19 @@ def predict(
     description: str,
     unit: str,
     precision: Callable[[], AbstractContextManager] = nullcontext,
+    check: Callable[[], None] = lambda: None,
 ) -> Predictions:
     """Run `logits_of` (uint8 frames on `device` -> logits (B, K)) over a loader of api.Batch, in the loader's order.
 
-    `unit` is what the progress counts. `precision` makes the context that the model runs in, e.g. autocast. Probs are
-    softmax in float32.
+    `unit` is what the progress counts. `precision` makes the context that the model runs in, e.g. autocast. `check` is
+    called after each batch, and may raise. Probs are softmax in float32.
     """
     clip_ids: list[str] = []
     targets: list[Tensor] = []
     probs: list[Tensor] = []
-    total = len(loader.dataset)  # type: ignore[arg-type]
-    with torch.inference_mode(), reporter.progress(description, total, unit) as advance:
+    order = loader.batch_sampler
+    total = min(len(loader.dataset), len(loader) * order.batch_size)  # type: ignore[arg-type, union-attr]
+    with torch.no_grad(), reporter.progress(description, total, unit) as advance:
         for batch in batches(loader):
             moved = batch.to(device)
             with precision():
@@ -67,4 +69,21 @@ def predict(
             targets.append(batch.target)
             clip_ids.extend(batch.clip_ids)
             advance(len(batch.clip_ids))
+            check()
     return Predictions(clip_ids, torch.cat(targets).numpy(), torch.cat(probs).cpu().numpy())
+
+
+def merged(parts: Sequence[Predictions], indices: Sequence[Sequence[int]], total: int) -> Predictions:
+    """The predictions of several processes as those of one: each sample once, in the order of the list.
+
+    `indices` says for each part which samples it holds; some may be in more than one.
+    """
+    clip_ids = [""] * total
+    target = np.empty(total, dtype=np.int64)
+    probs = np.empty((total, parts[0].probs.shape[1]), dtype=np.float32)
+    for part, places in zip(parts, indices, strict=True):
+        target[list(places)] = part.target
+        probs[list(places)] = part.probs
+        for place, clip_id in zip(places, part.clip_ids, strict=True):
+            clip_ids[place] = clip_id
+    return Predictions(clip_ids, target, probs)

@@ -3,237 +3,373 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ecstfl_cli.api import InputSpec, LossContext, ModelSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.components.frame_model import FrameModel
 from ecstfl_cli.components.transforms import Augmentation
-from ecstfl_cli.engine.checkpoint import initialise, load_native, open_checkpoint, save_checkpoint
+from ecstfl_cli.engine.checkpoint import initialise, load_native, open_checkpoint
+from ecstfl_cli.engine.distributed import Processes, random_state, set_random_state
+from ecstfl_cli.engine.evaluate import Predictions
 from ecstfl_cli.engine.loader import EvaluationOrder, TrainingOrder, evaluation_loader, training_loader
 from ecstfl_cli.engine.objective import Objective
-from ecstfl_cli.engine.optimisation import build_optimizer
+from ecstfl_cli.engine.parallel import load_network
+from ecstfl_cli.engine.repeat import require_run
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.run_folder import LoggingReporter, RunFolder, write_text
-from ecstfl_cli.engine.runtime import (
-    environment,
-    resolve_device,
-    resolve_precision,
-    seed_everything,
-    use_channels_last,
-)
+from ecstfl_cli.engine.run_folder import LoggingReporter, RunFolder
+from ecstfl_cli.engine.run_writer import RunWriter
+from ecstfl_cli.engine.runtime import loader_workers, resolve_device, seed_everything, slow_precision
+from ecstfl_cli.engine.stages import freeze
 from ecstfl_cli.engine.trainer import Trainer
 from ecstfl_cli.engine.training_data import TrainingData, load_training_data
-from ecstfl_cli.engine.training_state import TrainingState
-from ecstfl_cli.errors import EcstflError
+from ecstfl_cli.engine.training_state import Progress, SavedState, check_fits, load_state, states
+from ecstfl_cli.engine.watch import Stop, StoppedError, Watch
+from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
 from ecstfl_cli.labels import LabelMap, label_map_from
-from ecstfl_cli.media.sinks import write_predictions
 from ecstfl_cli.recipe import Recipe
 from ecstfl_cli.recipe_loading import dump
-from ecstfl_cli.report.plots import plot_confusion, plot_curves
 
-PLOT_EVERY_SECONDS = 30.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """`metrics` maps `last` and `best` to {`epoch`, `val`: {…}, `test`: {…}}, as in the run's metrics.json."""
+    """`metrics` maps `last` and `best` to {`epoch`, `val`: {…}, `test`: {…}}, as in the run's metrics.json.
+
+    `stopped` says why the run ended before its end, with everything saved to continue it; `metrics` are those so far.
+    """
 
     folder: Path
     metrics: dict[str, Any]
+    stopped: Stop | None = None
 
 
-def finetune(recipe: Recipe, *, reporter: Reporter, resume: Path | None = None) -> RunResult:
+def finetune(
+    recipe: Recipe, *, reporter: Reporter, resume: Path | None = None, repeat: Path | None = None
+) -> RunResult:
     """Train a recipe, or continue the run folder `resume`, and evaluate its last and best checkpoints.
 
-    Raises EcstflError for anything the user can mend, before the first step where possible.
+    `repeat` is a run that this one repeats: what differs between them is reported. Raises EcstflError for anything the
+    user can mend, before the first step where possible.
     """
-    accelerator = _start(recipe)
-    run = RunFolder.open(resume) if resume else RunFolder.create(recipe.run_parent())
-    reporter = LoggingReporter(reporter, run.log)
-    try:
-        trainer, loaders, saver, fingerprint = _set_up(recipe, accelerator, run, reporter, fresh=resume is None)
-        state = TrainingState()
-        if resume:
-            state = TrainingState.restore(run.state, trainer.stateful, fingerprint)
-            reporter.note(f"continuing after epoch {state.epoch}")
-    except BaseException:
-        if resume is None:
-            run.discard()
-        raise
-    reporter.note(f"run folder {run.path}")
-    write_text(run.recipe, dump(recipe))
-    run.write_json(run.environment, environment(accelerator.device))
-    _train(trainer, loaders, state, saver, fingerprint)
-    return _conclude(trainer, loaders, state, saver, reporter)
+    with ExitStack() as held:
+        processes = held.enter_context(Processes(resolve_device(recipe.train.device)))
+        if not processes.is_main:
+            reporter = Reporter()
+        run = _folder(recipe, processes, resume, held)
+        if processes.is_main:
+            reporter = LoggingReporter(reporter, run.log)
+        try:
+            training = _Training(recipe, processes, run, reporter, resume is not None)
+        except BaseException:
+            if resume is None and processes.is_main:
+                run.discard()
+            raise
+        if repeat and processes.is_main:
+            training.writer.before = require_run(repeat)
+        return training.run_to_end()
 
 
-def _set_up(
-    recipe: Recipe, accelerator: Accelerator, run: RunFolder, reporter: Reporter, *, fresh: bool
-) -> tuple[Trainer, _Loaders, _Saver, str]:
-    """Data checked, network and objective built; nothing has been trained."""
-    labels = label_map_from(recipe.label_map)
-    spec, model_spec = recipe.input.to_spec(), recipe.model.to_spec(len(labels))
-    network = build_model(model_spec, recipe.input.modality)
-    if recipe.model.checkpoint and fresh:
-        _load_first_weights(recipe, network, labels, reporter)
-    data = load_training_data(recipe, labels, run.path, reporter)
-    objective = Objective(recipe.losses, LossContext(len(labels), network.num_features, data.class_counts))
-    use_channels_last(network)
-    # A loss may have parameters of its own, such as class centres.
-    optimizer = build_optimizer(recipe.optimizer, network, objective)
-    trainer = Trainer(recipe, accelerator, FrameModel(network, spec), objective, optimizer, reporter)
-    reporter.note(
-        f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test samples; "
-        f"classes {labels.describe()}"
-    )
-    precision = accelerator.mixed_precision.replace("no", "fp32")
-    reporter.note(f"{model_spec.backbone} on {accelerator.device}, precision {precision}")
-    saver = _Saver(run, recipe, labels, spec, model_spec, data.summary(labels), data.val_is_test)
-    return trainer, _Loaders(recipe, spec, data), saver, data.fingerprint()
+def _folder(recipe: Recipe, processes: Processes, resume: Path | None, held: ExitStack) -> RunFolder:
+    """The run folder, which the main process makes or opens, and holds until the end."""
+
+    def opened() -> Path:
+        run = RunFolder.open(resume) if resume else RunFolder.create(recipe.run_parent())
+        held.enter_context(run.in_use())
+        return run.path
+
+    return RunFolder(processes.on_main(opened))
 
 
-def _start(recipe: Recipe) -> Accelerator:
-    device = resolve_device(recipe.train.device)
-    precision = resolve_precision(recipe.train.precision, device)
-    # The state is global to the process; a second run in it may want another device or precision.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
-    if accelerator.num_processes > 1:
-        raise EcstflError(
-            f"{accelerator.num_processes} processes were started; training runs in one process so far",
-            "Start it without torchrun or accelerate launch.",
+class _Training:
+    """One run, set up: data checked, network and objective built, a resumed state loaded."""
+
+    def __init__(self, recipe: Recipe, processes: Processes, run: RunFolder, reporter: Reporter, resumed: bool) -> None:
+        self.recipe, self.processes, self.run, self.reporter = recipe, processes, run, reporter
+        self.labels = label_map_from(recipe.label_map)
+        spec, model_spec = recipe.input.to_spec(), recipe.model.to_spec(len(self.labels))
+        seed_everything(recipe.seed)
+        network = _network(recipe, model_spec, self.labels, processes, reporter, resumed)
+        if frozen := freeze(network, recipe.model.freeze):
+            reporter.note(f"{len(frozen)} of {len(list(network.parameters()))} parameters are frozen")
+        self.data = processes.on_main(lambda: load_training_data(recipe, self.labels, run.path, reporter))
+        self.loaders = _Loaders(recipe, spec, self.data, processes)
+        objective = Objective(
+            recipe.losses, LossContext(len(self.labels), network.num_features, self.data.class_counts)
         )
-    seed_everything(recipe.seed)
-    return accelerator
+        _check_mixing(recipe, objective, reporter)
+        self.trainer = Trainer(recipe, processes, FrameModel(network, spec), objective, self.loaders.order, reporter)
+        self.writer = RunWriter(run, recipe, self.labels, spec, model_spec, self.data, processes.device, reporter)
+        self.fingerprint = self.data.fingerprint()
+        self.chooser = next(iter(self.data.val), None)
+        # Dropout differs between processes; the main one continues the sequence that built the network.
+        if processes.rank:
+            seed_everything(recipe.seed + 1_000_003 * processes.rank)
+        self.progress = self._resumed() if resumed else Progress()
+        self.is_trained = False
+        reporter.note(f"{self.data.describe()}; classes {self.labels.describe()}")
+        shared = f", {processes.count} processes ({recipe.train.parallel})" if processes.count > 1 else ""
+        reporter.note(f"{model_spec.backbone} on {processes.device}, precision {self.trainer.precision}{shared}")
+        if warning := slow_precision(self.trainer.precision, processes.device):
+            reporter.warn(warning)
 
+    def run_to_end(self) -> RunResult:
+        """Train the epochs that are left, and evaluate; or stop where the watch says so, with everything saved."""
+        train = self.recipe.train
+        self.reporter.note(f"run folder {self.run.path}")
+        settings = {"precision": self.trainer.precision, "processes": self.processes.count}
+        self._write(lambda: self.writer.begin(self.progress, settings))
+        try:
+            with Watch(self.processes, train.max_minutes, train.save_every) as watch:
+                try:
+                    while not self._is_finished():
+                        self._epoch(watch)
+                    self.is_trained = True
+                    return RunResult(self.run.path, self._conclude(watch))
+                except StoppedError as stopped:
+                    return self._stopped(stopped.stop)
+                except DataError:
+                    # Once the broken file is mended, the run continues where it was.
+                    if self.processes.count == 1 and not self.is_trained:
+                        self._save()
+                    raise
+        finally:
+            self.writer.close()
 
-def _load_first_weights(recipe: Recipe, network: Any, labels: LabelMap, reporter: Reporter) -> None:
-    assert recipe.model.checkpoint
-    needs_head = not (recipe.model.replace_head or recipe.model.temporal_head)
-    checkpoint = open_checkpoint(
-        recipe.model.checkpoint, backbone=recipe.model.backbone, need_labels=needs_head, reporter=reporter
-    )
-    for note in initialise(network, checkpoint, labels=labels, replace_head=recipe.model.replace_head):
-        reporter.note(note)
+    def _epoch(self, watch: Watch) -> None:
+        progress, train, per_epoch = self.progress, self.recipe.train, len(self.loaders.order)
+        limit = train.max_steps or train.epochs * per_epoch
+        steps = min(per_epoch, limit - progress.epoch * per_epoch)
+        row: dict[str, Any] = {"epoch": progress.epoch + 1}
+        row |= self.trainer.train_epoch(progress, self.loaders.train, steps, watch, self._save)
+        started, last = time.monotonic(), {"epoch": row["epoch"]}
+        with self.trainer.averaged():
+            predictions = {
+                n: self.trainer.predict(x, f"validation ({n})", watch.check) for n, x in self.loaders.val.items()
+            }
+            weights = self.trainer.weights()
+        for name, predicted in predictions.items():
+            metrics = predicted.metrics()
+            row |= {f"{name}_war": metrics.war, f"{name}_uar": metrics.uar, f"{name}_macro_f1": metrics.macro_f1}
+            last[name] = metrics.to_dict(self.labels.names)
+        row["seconds"] = progress.seconds + time.monotonic() - started
+        progress.finish_epoch(row, last)
+        if self._is_best():
+            progress.best = last
+        # The state first: whatever a kill leaves undone after it is written again on resuming.
+        self._save()
+        watch.saved()
+        self._write(lambda: self.writer.epoch(progress, weights, predictions))
+        self.reporter.note(_epoch_line(row, train.epochs, self.chooser, progress.best))
+
+    def _is_finished(self) -> bool:
+        progress, train = self.progress, self.recipe.train
+        if progress.epoch >= train.epochs:
+            return True
+        if train.max_steps and progress.epoch * len(self.loaders.order) >= train.max_steps:
+            return True
+        if not (train.patience and self.chooser and progress.best):
+            return False
+        waited = progress.epoch - progress.best["epoch"]
+        if waited >= train.patience:
+            self.reporter.note(f"stopping early: no better epoch than {progress.best['epoch']} in the last {waited}")
+        return waited >= train.patience
+
+    def _is_best(self) -> bool:
+        """Without validation samples the latest epoch counts as the best."""
+        last, best, metric = self.progress.last, self.progress.best, self.recipe.train.select_by
+        return not best or self.chooser is None or last[self.chooser][metric] > best[self.chooser][metric]
+
+    def _save(self) -> None:
+        """Keep the state of all processes."""
+        parts, randoms = self.trainer.state_dict(), self.processes.gather_objects(random_state())
+        state = SavedState(self.progress, parts, randoms, self._order(), self.fingerprint, dump(self.recipe))
+        self._write(lambda: self.writer.state(state))
+
+    def _write(self, work: Callable[[], T]) -> T:
+        """Writing is for the main process. Raises EcstflError in every process where it cannot, as on a full disk."""
+
+        def guarded() -> T:
+            try:
+                return work()
+            except (OSError, CheckpointError) as error:
+                kept = states(self.run.states)
+                raise CheckpointError(
+                    f"cannot write into the run folder: {error}",
+                    f"The last good state is intact: {kept[0]}. "
+                    f"Make room, then continue: ecstfl finetune --resume {self.run.path}"
+                    if kept
+                    else "There is no state to continue from yet. Make room and start again.",
+                ) from error
+
+        return self.processes.on_main(guarded)
+
+    def _order(self) -> dict[str, Any]:
+        train = self.recipe.train
+        return {
+            "batch_size": train.batch_size,
+            "drop_last": train.drop_last,
+            "accumulate": train.accumulate,
+            "seed": self.recipe.seed,
+        }
+
+    def _resumed(self) -> Progress:
+        state = self.processes.on_main(lambda: load_state(self.run.states, self.reporter))
+        check_fits(state, self._order(), self.fingerprint, self.run.states)
+        try:
+            self.trainer.load_state_dict(dict(state.parts))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"cannot continue {self.run.path}: its state is of another model or optimiser: {error}",
+                f"Resume with the recipe of that run: ecstfl finetune --resume {self.run.path}",
+            ) from error
+        if self.processes.rank < len(state.random):
+            set_random_state(state.random[self.processes.rank])
+        self.reporter.note(f"continuing after {state.progress}")
+        progress = state.progress
+        with self.trainer.averaged():
+            weights = self.trainer.weights()
+        progress.best = self._write(lambda: self.writer.mended_best(progress, weights))
+        return progress
+
+    def _stopped(self, stop: Stop) -> RunResult:
+        if not self.is_trained:  # The state of the last epoch is kept, and the network has a checkpoint's weights.
+            self._save()
+        self.reporter.note(f"stopped by {stop.reason} after {self.progress}; everything is saved")
+        self.reporter.note(f"continue with: ecstfl finetune --resume {self.run.path}")
+        return RunResult(self.run.path, self._metrics(), stop)
+
+    def _metrics(self) -> dict[str, Any]:
+        chosen_on = "the test list" if self.data.val_is_test else self.chooser
+        selected_by = f"{self.recipe.train.select_by} on {chosen_on}" if chosen_on else "the last epoch"
+        return {
+            "selected_by": selected_by,
+            "epochs": self.progress.epoch,
+            "last": dict(self.progress.last),
+            "best": dict(self.progress.best),
+        }
+
+    def _conclude(self, watch: Watch) -> dict[str, Any]:
+        """Evaluate the last and the best checkpoint on the test lists, and write what a paper's table needs."""
+        results, progress = self._metrics(), self.progress
+        predictions: dict[str, Predictions] = {}
+        for which, path in (("last", self.run.last), ("best", self.run.best)):
+            if self.loaders.test and (not predictions or progress.best["epoch"] != progress.last["epoch"]):
+                load_network(self.trainer.network, self.processes.on_main(partial(_weights_of, path)))
+                predictions = {
+                    n: self.trainer.predict(x, f"{which} on {n}", watch.check) for n, x in self.loaders.test.items()
+                }
+            results[which] |= {n: p.metrics().to_dict(self.labels.names) for n, p in predictions.items()}
+        self._write(lambda: self.writer.conclude(progress, results, predictions))
+        self.reporter.note(f"finished; everything is in {self.run.path}")
+        return results
 
 
 class _Loaders:
     """The loaders of one run; their worker processes live as long as it does."""
 
-    def __init__(self, recipe: Recipe, spec: InputSpec, data: TrainingData) -> None:
+    def __init__(self, recipe: Recipe, spec: InputSpec, data: TrainingData, processes: Processes) -> None:
         train, augment = recipe.train, recipe.augment
         augmentation = Augmentation(
             augment.random_resized_crop,
             (augment.scale[0], augment.scale[1]),
             (augment.ratio[0], augment.ratio[1]),
             augment.hflip,
+            augment.rand_augment.ops,
+            augment.rand_augment.magnitude,
+            augment.erasing,
         )
-        self.order = TrainingOrder(len(data.train), train.batch_size, recipe.seed)
-        self.train = training_loader(data.train, spec, self.order, augmentation, train.workers)
+        workers = loader_workers(train.workers, processes.device, processes.on_this_machine)
+        self.order = TrainingOrder(
+            len(data.train), train.batch_size, recipe.seed, drop_last=train.drop_last, share=processes.share
+        )
+        _check_shares(self.order, processes.count)
+        self.train = training_loader(data.train, spec, self.order, augmentation, workers)
 
-        def evaluation(samples: Any) -> DataLoader | None:
-            order = EvaluationOrder(len(samples), train.batch_size)
-            return evaluation_loader(samples, spec, order, train.workers) if samples else None
+        def evaluation(samples: Any) -> DataLoader:
+            order = EvaluationOrder(
+                len(samples), -(-train.batch_size // processes.count), processes.rank, processes.count
+            )
+            return evaluation_loader(samples, spec, order, workers)
 
-        self.val, self.test = evaluation(data.val), evaluation(data.test)
+        self.val = {name: evaluation(samples) for name, samples in data.val.items()}
+        self.test = {name: evaluation(samples) for name, samples in data.test.items()}
 
 
-@dataclass
-class _Saver:
-    """Writes a run's files as training goes on."""
+def _weights_of(path: Path) -> dict[str, Tensor]:
+    return load_native(path).state
 
-    run: RunFolder
-    recipe: Recipe
-    labels: LabelMap
-    spec: InputSpec
-    model: ModelSpec
-    data: dict[str, Any]
-    val_is_test: bool
 
-    def checkpoint(self, path: Path, network: Any, row: dict[str, Any]) -> None:
-        """The present weights, with everything needed to use them."""
-        save_checkpoint(
-            path,
-            network,
-            model=self.model,
-            input=self.spec,
-            labels=self.labels,
-            recipe=self.recipe.model_dump(),
-            metrics=row,
-            data=self.data,
+def _check_shares(order: TrainingOrder, processes: int) -> None:
+    """Raise EcstflError where a batch has fewer samples than there are processes."""
+    rest = 0 if order.drop_last else order.n % order.batch_size
+    if order.batch_size < processes:
+        raise EcstflError(
+            f"a batch of {order.batch_size} cannot be shared by {processes} processes",
+            f"Use --batch-size {processes} or more: it is the batch of all processes together.",
+        )
+    if 0 < rest < processes:
+        raise EcstflError(
+            f"the last batch of an epoch has {rest} samples, too few for {processes} processes",
+            "Set train.drop_last: true, or another batch size.",
         )
 
 
-def _train(trainer: Trainer, loaders: _Loaders, state: TrainingState, saver: _Saver, fingerprint: str) -> None:
-    recipe, run = saver.recipe, saver.run
-    steps_per_epoch, plotted = len(loaders.order), 0.0
-    limit = recipe.train.max_steps or recipe.train.epochs * steps_per_epoch
-    while state.epoch < recipe.train.epochs and state.epoch * steps_per_epoch < limit:
-        started = time.monotonic()
-        steps = min(steps_per_epoch, limit - state.epoch * steps_per_epoch)
-        row: dict[str, Any] = {"epoch": state.epoch + 1}
-        row |= trainer.train_epoch(state.epoch, loaders.train, loaders.order, steps)
-        state.last = {"epoch": row["epoch"]}
-        if loaders.val is not None:
-            metrics = trainer.predict(loaders.val, "validation").metrics()
-            row |= {"val_war": metrics.war, "val_uar": metrics.uar, "val_macro_f1": metrics.macro_f1}
-            state.last["val"] = metrics.to_dict(saver.labels.names)
-        row["seconds"] = time.monotonic() - started
-        state.epoch += 1
-        state.rows.append(row)
-        saver.checkpoint(run.last, trainer.network, row)
-        if _is_best(state, recipe.train.select_by):
-            state.best = state.last
-            saver.checkpoint(run.best, trainer.network, row)
-        state.save(run.state, trainer.stateful, fingerprint)
-        run.write_metrics_table(state.rows)
-        # Short epochs come faster than a picture of them is worth.
-        if time.monotonic() - plotted > PLOT_EVERY_SECONDS:
-            plot_curves(state.rows, run.curves)
-            plotted = time.monotonic()
-        trainer.reporter.note(_epoch_line(row, recipe.train.epochs, state.best))
+def _check_mixing(recipe: Recipe, objective: Objective, reporter: Reporter) -> None:
+    augment = recipe.augment
+    if not (augment.mixup or augment.cutmix):
+        return
+    alone = set(objective.weights) == set(objective.pairwise)
+    if alone:
+        raise EcstflError(
+            f"mixup and CutMix leave nothing to train on: every loss is pairwise ({', '.join(objective.pairwise)})",
+            "Add cross_entropy, or set augment.mixup and augment.cutmix to 0.",
+        )
+    if objective.pairwise and augment.mix_prob == 1:
+        reporter.warn(
+            f"{', '.join(objective.pairwise)} never takes part: every batch is mixed, and pairwise losses are left out "
+            "of mixed batches. Set augment.mix_prob to 0.5, for example."
+        )
 
 
-def _is_best(state: TrainingState, metric: str) -> bool:
-    """Without validation samples the latest epoch counts as the best."""
-    return not state.best or "val" not in state.last or state.last["val"][metric] > state.best["val"][metric]
+def _network(
+    recipe: Recipe, spec: ModelSpec, labels: LabelMap, processes: Processes, reporter: Reporter, resumed: bool
+) -> Any:
+    """The network with its first weights. The main process goes first, because it may download; the others follow."""
+    made: list[Any] = []
+
+    def first() -> dict[str, Any] | None:
+        network = build_model(spec, recipe.input.modality)
+        if recipe.model.checkpoint and not resumed:
+            needs_head = not (recipe.model.replace_head or recipe.model.temporal_head)
+            checkpoint = open_checkpoint(
+                recipe.model.checkpoint, backbone=recipe.model.backbone, need_labels=needs_head, reporter=reporter
+            )
+            for note in initialise(network, checkpoint, labels=labels, replace_head=recipe.model.replace_head):
+                reporter.note(note)
+        made.append(network)
+        return network.state_dict() if processes.count > 1 else None
+
+    weights = processes.on_main(first)
+    if not made:
+        made.append(build_model(spec, recipe.input.modality))
+        made[0].load_state_dict(weights)
+    return made[0]
 
 
-def _epoch_line(row: dict[str, Any], epochs: int, best: dict[str, Any]) -> str:
+def _epoch_line(row: dict[str, Any], epochs: int, chooser: str | None, best: dict[str, Any]) -> str:
     line = f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}, train WAR {row['train_war']:.2f}"
-    if "val_war" in row:
-        line += f", val WAR {row['val_war']:.2f} UAR {row['val_uar']:.2f} (best epoch {best['epoch']})"
+    if chooser:
+        line += (
+            f", {chooser} WAR {row[f'{chooser}_war']:.2f} UAR {row[f'{chooser}_uar']:.2f} (best epoch {best['epoch']})"
+        )
     return line + f", {row['samples_per_second']:.1f}/s, {row['seconds']:.0f} s"
-
-
-def _conclude(
-    trainer: Trainer, loaders: _Loaders, state: TrainingState, saver: _Saver, reporter: Reporter
-) -> RunResult:
-    """Evaluate the last and the best checkpoint on the test list, and write what a paper's table needs."""
-    run, labels = saver.run, saver.labels
-    plot_curves(state.rows, run.curves)
-    chosen_on = "the test list" if saver.val_is_test else "val"
-    results: dict[str, Any] = {"selected_by": f"{saver.recipe.train.select_by} on {chosen_on}", "epochs": state.epoch}
-    results |= {"last": dict(state.last), "best": dict(state.best)}
-    split, loader = ("test", loaders.test) if loaders.test is not None else ("val", loaders.val)
-    if loader is not None:
-        predictions = None
-        for which, path in (("last", run.last), ("best", run.best)):
-            if predictions is None or state.best["epoch"] != state.last["epoch"]:
-                trainer.network.load_state_dict(load_native(path).state)
-                predictions = trainer.predict(loader, f"{which} on {split}")
-            results[which][split] = predictions.metrics().to_dict(labels.names)
-        assert predictions is not None
-        title = f"best checkpoint (epoch {state.best['epoch']}) on {split}"
-        write_predictions(predictions, labels.names, run.predictions)
-        plot_confusion(predictions.metrics().confusion, labels.names, run.confusion, title)
-    run.write_json(run.metrics, results)
-    reporter.note(f"finished; everything is in {run.path}")
-    return RunResult(run.path, results)

@@ -22,7 +22,6 @@ from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.atomic import complete_file
 from ecstfl_cli.media.sinks import prediction_rows, write_predictions
-from ecstfl_cli.report.plots import plot_confusion
 
 RESULTS = Path("runs") / "infer"
 _RESULT_FILES = (
@@ -172,6 +171,8 @@ def _write(result: InferResult, formats: Sequence[str]) -> None:
 
 
 def _write_metrics(result: InferResult, metrics: Metrics) -> None:
+    from ecstfl_cli.report.plots import plot_confusion  # matplotlib takes half a second.
+
     names = result.model.labels.names
     content = {**metrics.to_dict(names), "model": model_summary(result.model), "inputs": result.inputs}
     with complete_file(result.out / "metrics.json") as partial:

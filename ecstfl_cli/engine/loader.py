@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,42 +13,69 @@ from ecstfl_cli.components.sample_dataset import SampleDataset, Source, collate
 from ecstfl_cli.components.transforms import Augmentation
 from ecstfl_cli.errors import DataError
 
-
-class TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) shuffled by (seed, epoch), without the incomplete last one, as in the reference."""
-
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        self.n, self.batch_size, self.seed = n, batch_size, seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return self.n // self.batch_size
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n).tolist()
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield [(self.epoch, i) for i in order[start : start + self.batch_size]]
+Key = tuple[int, int]
+Share = Callable[[Sequence[int]], Sequence[int]]
 
 
-class EvaluationOrder(Sampler[list[tuple[int, int]]]):
-    """Every index once, in order."""
+class TrainingOrder(Sampler[list[Key]]):
+    """Batches of (epoch, index) shuffled by (seed, epoch); of each, this process's share.
 
-    def __init__(self, n: int, batch_size: int) -> None:
-        self.n = n
-        self.batch_size = batch_size
+    Set `epoch` before each pass, and `start` to leave out the batches before it. `drop_last` leaves out the incomplete
+    last batch, as the reference does.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int, *, drop_last: bool = True, share: Share = tuple) -> None:
+        self.n, self.batch_size, self.seed, self.drop_last = n, batch_size, seed, drop_last
+        self.epoch = self.start = 0
+        self._share = share
+        self._shuffled: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
-        return -(-self.n // self.batch_size)
+        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for start in range(0, self.n, self.batch_size):
-            yield [(0, i) for i in range(start, min(start + self.batch_size, self.n))]
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self.start, len(self)):
+            yield [(self.epoch, i) for i in self._share(self.batch(step))]
+
+    def batch(self, step: int) -> list[int]:
+        """Indices of the samples that all processes see at a step of the epoch."""
+        if self._shuffled[0] != self.epoch:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n).tolist()
+            self._shuffled = (self.epoch, order)
+        return self._shuffled[1][step * self.batch_size : (step + 1) * self.batch_size]
+
+
+class EvaluationOrder(Sampler[list[Key]]):
+    """Every index once, in order, batches dealt out to the processes in turn.
+
+    All processes get equally many, because a sharded network needs all of them for each: the last batch is repeated.
+    """
+
+    def __init__(self, n: int, batch_size: int, rank: int = 0, count: int = 1) -> None:
+        self.n, self.batch_size, self.rank, self.count = n, batch_size, rank, count
+
+    def __len__(self) -> int:
+        return -(-self.n // (self.batch_size * self.count))
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for batch in self._batches(self.rank):
+            yield [(0, i) for i in batch]
+
+    def indices(self, rank: int) -> list[int]:
+        """What a process sees, in its order."""
+        return [i for batch in self._batches(rank) for i in batch]
+
+    def _batches(self, rank: int) -> Iterator[range]:
+        last = -(-self.n // self.batch_size) - 1
+        for turn in range(len(self)):
+            start = min(turn * self.count + rank, last) * self.batch_size
+            yield range(start, min(start + self.batch_size, self.n))
 
 
 def training_loader(
     samples: Sequence[Source], spec: InputSpec, order: TrainingOrder, augmentation: Augmentation, workers: int
 ) -> DataLoader:
-    """Batches (api.Batch) for training; set `order.epoch` before each pass."""
+    """Batches (api.Batch) for training, as `order` says."""
     dataset = SampleDataset(samples, spec, training=True, augmentation=augmentation, seed=order.seed)
     return _loader(dataset, order, workers)
 
@@ -69,7 +95,6 @@ def batches(loader: DataLoader) -> Iterator[Batch]:
 
 
 def _loader(dataset: SampleDataset, order: Sampler[list[tuple[int, int]]], workers: int) -> DataLoader:
-    workers = min(workers, os.cpu_count() or 1)
     return DataLoader(
         dataset,
         batch_sampler=order,
@@ -77,6 +102,8 @@ def _loader(dataset: SampleDataset, order: Sampler[list[tuple[int, int]]], worke
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        # One of its own: the global generator, which dropout draws from, must not know of the loader.
+        generator=torch.Generator(),
         worker_init_fn=_one_thread,
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ecstfl_cli import registry
 from ecstfl_cli.api import Batch, LossContext
+from ecstfl_cli.components.mixing import Mix
 from ecstfl_cli.errors import RecipeError
 from ecstfl_cli.recipe import LossSection
 
@@ -25,14 +26,40 @@ class Objective(nn.Module):
             {self.names[name]: _build(name, losses[name].args, context) for name in self.weights}
         )
 
+    @property
+    def pairwise(self) -> list[str]:
+        """The terms that compare samples of a batch with each other."""
+        return [name for name in self.weights if getattr(self._term(name), "pairwise", False)]
+
     def forward(
-        self, logits: Tensor, features: Tensor, target: Tensor, batch: Batch
+        self, logits: Tensor, features: Tensor, target: Tensor, batch: Batch, mix: Mix | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and the value of each term before its weight (detached)."""
-        values = {name: self.terms[self.names[name]](logits, features, target, batch) for name in self.weights}
+        """The scalar to minimise, and the value of each term before its weight (detached).
+
+        In a mixed batch a term is the mean of its values for both labels, by their shares; pairwise terms are left out,
+        because a mixed face has no class that it could be near to.
+        """
+        skipped = self.pairwise if mix else ()
+        values = {
+            name: self._value(name, logits, features, target, batch, mix)
+            for name in self.weights
+            if name not in skipped
+        }
         total = sum(self.weights[name] * value for name, value in values.items())
         assert isinstance(total, Tensor)
         return total, {name: value.detach() for name, value in values.items()}
+
+    def _term(self, name: str) -> nn.Module:
+        return self.terms[self.names[name]]
+
+    def _value(
+        self, name: str, logits: Tensor, features: Tensor, target: Tensor, batch: Batch, mix: Mix | None
+    ) -> Tensor:
+        own = self._term(name)(logits, features, target, batch)
+        if mix is None:
+            return own
+        partners = target[mix.partner.to(target.device)]
+        return mix.share * own + (1 - mix.share) * self._term(name)(logits, features, partners, batch)
 
 
 def _build(name: str, args: Mapping[str, Any], context: LossContext) -> Any:

@@ -78,6 +78,11 @@ class Flags:
     label_map: str | None = None
     skip_bad: bool | None = None
     output: str | None = None
+    save_every: int | str | None = None
+    max_minutes: float | None = None
+    compile: bool | None = None
+    detect_anomaly: bool | None = None
+    trackers: list[str] | None = None
 
     def name_a_model(self) -> bool:
         """Whether they are enough to train without a recipe."""
@@ -100,6 +105,11 @@ SETS = {
     "skip_bad": "data.skip_bad",
     "label_map": "label_map",
     "output": "output",
+    "save_every": "train.save_every",
+    "max_minutes": "train.max_minutes",
+    "compile": "train.compile",
+    "detect_anomaly": "train.detect_anomaly",
+    "trackers": "train.trackers",
 }
 # Flags that would do nothing beside another optimiser or schedule.
 NEEDS = {"momentum": ("optimizer", "sgd"), "scheduler_stepsize": ("schedule", "step")}
@@ -184,7 +194,7 @@ def _apply(draft: RecipeDraft, flags: Flags) -> None:
         if flag in NEEDS:
             section, needed = NEEDS[flag]
             present = draft.get(section, "name")
-            if present != needed:
+            if present != needed and not str(present).startswith("timm/"):
                 draft.complain(path, f"has no effect: {section}.name is {present}, not {needed}", option)
                 continue
         draft.set(path, value, option)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,13 @@ class RunFolder:
         self.recipe = path / "recipe.yaml"
         self.last = path / "last.safetensors"
         self.best = path / "best.safetensors"
-        self.state = path / "state" / "training.pt"
+        self.states = path / "state"
         self.metrics_table = path / "metrics.csv"
         self.metrics = path / "metrics.json"
         self.predictions = path / "predictions.csv"
         self.curves = path / "curves.png"
         self.confusion = path / "confusion.png"
+        self.samples = path / "samples.png"
         self.environment = path / "environment.json"
         self.log = path / "log.txt"
 
@@ -42,8 +45,9 @@ class RunFolder:
             path = parent / (stamp if attempt == 0 else f"{stamp}-{attempt}")
             try:
                 path.mkdir(parents=True)
-                (path / "state").mkdir()
-                return cls(path)
+                run = cls(path)
+                run.states.mkdir()
+                return run
             except FileExistsError:
                 continue
             except OSError as error:
@@ -61,16 +65,37 @@ class RunFolder:
                 f"--resume takes a run folder, and {path} is a file",
                 "To start a new run from weights use --set model.checkpoint=FILE.",
             )
-        if not run.recipe.is_file():
+        if not (run.recipe.is_file() or run.states.is_dir()):
             raise EcstflError(
                 f"{path} is not a run folder: it has no recipe.yaml", "Run folders are made under runs/<recipe>/<time>."
             )
-        if not run.state.is_file():
+        if not any(run.states.glob("*.pt")):
             raise EcstflError(
                 f"{path} has no state to continue from: it stopped before its first epoch ended",
                 f"Start it again: ecstfl finetune {run.recipe}",
             )
         return run
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Nobody else may write here inside the block. Raises EcstflError, naming who does, where somebody is."""
+        from filelock import FileLock, Timeout
+
+        owner = self.states / "owner.json"
+        lock = FileLock(self.states / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise EcstflError(
+                f"{self.path} is in use{_described(owner)}", "Wait until it has stopped, or stop it."
+            ) from None
+        try:
+            self.write_json(owner, {"process": os.getpid(), "host": platform.node(), "since": _now()})
+            yield
+        finally:
+            # Whoever is killed leaves the file, but not the lock, which the system lifts.
+            owner.unlink(missing_ok=True)
+            lock.release()
 
     def discard(self) -> None:
         """Remove the folder of a run that never started."""
@@ -88,6 +113,18 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.metrics_table, text.getvalue())
+
+
+def _described(owner: Path) -> str:
+    try:
+        found = json.loads(owner.read_text(encoding="utf-8"))
+        return f": process {found['process']} on {found['host']} has it since {found['since']}"
+    except (OSError, ValueError, KeyError):
+        return " by another process"
+
+
+def _now() -> str:
+    return datetime.now().isoformat(timespec="seconds")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -121,5 +158,6 @@ class LoggingReporter(Reporter):
             yield advance
 
     def _write(self, message: str) -> None:
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().isoformat(timespec='seconds')} {message}\n")
+        # On a full disk the message still reaches the terminal.
+        with suppress(OSError), self.log.open("a", encoding="utf-8") as file:
+            file.write(f"{_now()} {message}\n")

@@ -51,12 +51,41 @@ def resolve_precision(name: str, device: torch.device) -> str:
     Raises DeviceError for fp16 on a CPU, which has no loss scaling to speak of.
     """
     if name == "auto":
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # of `accelerate launch --mixed_precision`
+        if asked in ("bf16", "fp16"):
+            return resolve_precision(asked, device)
         if device.type == "cuda":
-            return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+            generation = torch.cuda.get_device_capability(device)[0]
+            return "bf16" if generation >= 8 else "fp16" if generation >= 7 else "fp32"
         return "fp32"
     if name == "fp16" and device.type == "cpu":
         raise DeviceError("precision fp16 needs a GPU", "Use --precision fp32, or bf16 where the CPU has it.")
     return name
+
+
+def slow_precision(precision: str, device: torch.device) -> str:
+    """A warning where the machine emulates a precision, else an empty string."""
+    if precision != "bf16" or device.type != "cpu":
+        return ""
+    found = (
+        getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    if any(found):
+        return ""
+    return "this CPU has no bf16 instructions: a step may take a hundred times as long as with --precision fp32"
+
+
+def loader_workers(wanted: int | str, device: torch.device, processes: int = 1) -> int:
+    """Worker processes of a loader, where `processes` train on this machine; no more than it has cores.
+
+    `auto`: half of the cores that this process may use, at most 4, where they compute, too; all but one, at most 16,
+    where a GPU does.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = max(1, cores // processes)
+    if isinstance(wanted, int):
+        return min(wanted, cores)
+    return min(4, max(1, own // 2)) if device.type == "cpu" else min(16, max(1, own - 1))
 
 
 def seed_everything(seed: int) -> None:
@@ -91,6 +120,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": library_versions(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "command": sys.argv,
         "folder": str(Path.cwd()),

@@ -1,27 +1,42 @@
-"""The training loop: epochs of steps, validation after each, state saved after each."""
+"""The training loop: epochs of steps, in one process or several, and predictions between them."""
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ecstfl_cli.api import Batch
 from ecstfl_cli.components.frame_model import FrameModel
-from ecstfl_cli.engine.evaluate import Predictions, predict
-from ecstfl_cli.engine.loader import TrainingOrder, batches
+from ecstfl_cli.components.mixing import Mix, Mixing
+from ecstfl_cli.engine.anomaly import LayerWatch
+from ecstfl_cli.engine.averaging import MovingAverage
+from ecstfl_cli.engine.distributed import Processes
+from ecstfl_cli.engine.epoch_log import EpochTotals, RecentLosses
+from ecstfl_cli.engine.evaluate import Predictions, merged, predict
+from ecstfl_cli.engine.loader import EvaluationOrder, TrainingOrder, batches
 from ecstfl_cli.engine.objective import Objective
-from ecstfl_cli.engine.optimisation import learning_rate
+from ecstfl_cli.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from ecstfl_cli.engine.parallel import full, gradients_summed, in_parallel, load_network, load_optimizer
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.runtime import resolve_precision, use_channels_last
 from ecstfl_cli.engine.samples import KIND
+from ecstfl_cli.engine.stages import hold_frozen_norms
+from ecstfl_cli.engine.training_state import Progress
+from ecstfl_cli.engine.watch import StoppedError, Watch
 from ecstfl_cli.errors import EcstflError
 from ecstfl_cli.recipe import Recipe
 
-SYNC_EVERY = 10
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Looking at a loss waits for a GPU, so it is done now and then only.
+LOOK_EVERY = 10
+COMPILED_AFTER = 3
 
 
 class Trainer:
@@ -30,119 +45,202 @@ class Trainer:
     def __init__(
         self,
         recipe: Recipe,
-        accelerator: Accelerator,
+        processes: Processes,
         model: FrameModel,
         objective: Objective,
-        optimizer: torch.optim.Optimizer,
+        order: TrainingOrder,
         reporter: Reporter,
     ) -> None:
-        self.recipe = recipe
-        self.accelerator = accelerator
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.objective = objective.to(accelerator.device)
-        self.reporter = reporter
+        train, device = recipe.train, processes.device
+        self.recipe, self.processes, self.reporter = recipe, processes, reporter
+        self.precision = resolve_precision(train.precision, device)
+        sharded = train.parallel == "fsdp" and processes.count > 1
+        if sharded and self.precision == "fp16":
+            raise EcstflError("precision fp16 does not work with parallel fsdp", "Use bf16 or fp32, or parallel ddp.")
+        self.model = model.to(device)
+        if not sharded:  # FSDP takes no other memory layout.
+            use_channels_last(self.model.network)
+        if processes.count > 1 and train.sync_batchnorm:
+            from ecstfl_cli.components.sync_batch_norm import convert
+
+            self.model.network = convert(self.model.network, device)
+        self.anomalies = LayerWatch(self.model) if train.detect_anomaly else None
+        if train.compile:
+            self.model.compile()
+        self.module = in_parallel(self.model, train.parallel, processes, same_buffers=train.sync_batchnorm)
+        self.objective = objective.to(device)
+        # A loss may have parameters of its own, such as class centres.
+        self.optimizer = build_optimizer(recipe.optimizer, self.network, self.objective, device)
+        self.schedule = build_schedule(recipe.schedule, recipe.optimizer, len(order), train.epochs)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.average = MovingAverage(self.network, train.ema) if train.ema else None
+        self.mixing = Mixing(recipe.augment.mixup, recipe.augment.cutmix, recipe.augment.mix_prob)
+        self.order = order
         self.unit = KIND[recipe.input.modality]
+        self._first_steps: list[float] = []
 
     @property
-    def network(self) -> torch.nn.Module:
+    def network(self) -> nn.Module:
         """The network without preprocessing and without wrappers; what checkpoints hold."""
-        return self.accelerator.unwrap_model(self.model).network
+        return self.model.network
 
-    @property
-    def stateful(self) -> dict[str, Any]:
-        """Everything with a state that a resumed run continues from; fp16 has a loss scaler besides."""
-        parts = {"network": self.network, "objective": self.objective, "optimizer": self.optimizer}
-        return parts if self.accelerator.scaler is None else {**parts, "scaler": self.accelerator.scaler}
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run continues from, as whole tensors; of sharded networks, every process must call it."""
+        state = {
+            "network": full(self.network.state_dict()),
+            "objective": self.objective.state_dict(),
+            "optimizer": full(self.optimizer.state_dict()),
+            "scaler": self.scaler.state_dict(),
+        }
+        return state if self.average is None else {**state, "average": self.average.state_dict()}
 
-    def train_epoch(self, epoch: int, loader: DataLoader, order: TrainingOrder, steps: int) -> dict[str, Any]:
-        """`steps` steps of epoch `epoch` (from 0). Returns the mean losses, the training WAR in percent and the rate.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`. Raises KeyError, ValueError or RuntimeError where it is of another model."""
+        load_network(self.network, state["network"])
+        self.objective.load_state_dict(state["objective"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
-        Raises EcstflError where the loss becomes infinite or not a number.
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the network's present weights, whole and on the CPU; see `state_dict`."""
+        return {n: full(tensor).detach().to("cpu", copy=True) for n, tensor in self.network.state_dict().items()}
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The network has its averaged weights inside the block, where the recipe asks for an average."""
+        return self.average.applied(self.network) if self.average else nullcontext()
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def train_epoch(
+        self, progress: Progress, loader: DataLoader, steps: int, watch: Watch, save: Callable[[], None]
+    ) -> dict[str, Any]:
+        """The rest of an epoch, up to `steps` batches of it. `progress` goes along with every update.
+
+        Returns the mean losses, the training WAR in percent and the rate. `save` is called where the watch says so.
+        Raises StoppedError where it says to stop; EcstflError where the loss becomes infinite or not a number.
         """
-        started = time.monotonic()
-        order.epoch = epoch
-        self.model.train()
-        totals, loss, lr = _Totals(), 0.0, 0.0
-        title = f"epoch {epoch + 1}/{self.recipe.train.epochs}"
-        batch_size = self.recipe.train.batch_size
-        with self.reporter.progress(title, steps * batch_size, self.unit) as advance:
-            for step, batch in zip(range(steps), batches(loader), strict=False):
-                lr = self._set_learning_rate(epoch, step, len(order))
-                totals.add(*self._step(batch.to(self.accelerator.device)))
-                # Reading a value waits for the device, so it is done now and then only.
-                if step % SYNC_EVERY == 0 or step == steps - 1:
-                    loss = self._checked_loss(totals, epoch, step)
-                advance(batch_size, note=f"loss {loss:.4f}")
-        seconds = time.monotonic() - started
+        self.order.epoch, self.order.start = progress.epoch, progress.step
+        self.module.train()
+        hold_frozen_norms(self.network)
+        samples = loader.dataset.samples  # type: ignore[attr-defined]
+        recent = RecentLosses(progress.epoch, lambda step: [samples[i].clip_id for i in self.order.batch(step)])
+        totals, first = EpochTotals(progress.totals), progress.step
+        started, spent, shown = time.monotonic(), progress.seconds, ""
+        title = f"epoch {progress.epoch + 1}/{self.recipe.train.epochs}"
+        with self.reporter.progress(title, (steps - first) * self.order.batch_size, self.unit) as advance:
+            for step, batch in zip(range(first, steps), batches(loader), strict=False):
+                begun = time.monotonic()
+                updated = self._step(step, steps, batch, totals, recent)
+                self._show_compilation(time.monotonic() - begun)
+                done = step + 1
+                if self.processes.device.type == "cpu" or done % LOOK_EVERY == 0 or done == steps:
+                    recent.check()
+                    shown = f"loss {totals.loss():.4f}"
+                advance(len(self.order.batch(step)), note=shown)
+                if not updated:
+                    continue
+                stop, due = watch.stop(), watch.save_is_due(done - progress.step) and done < steps
+                progress.step, progress.totals = done, totals.values
+                progress.seconds = spent + time.monotonic() - started
+                if stop or due:
+                    recent.check()
+                if stop:
+                    raise StoppedError(stop)
+                if due:
+                    save()
         return {
-            "lr": lr,
+            "lr": self.schedule.rate(progress.epoch * len(self.order) + steps - 1),
             **totals.means(),
-            "train_seconds": seconds,
-            "samples_per_second": steps * batch_size / seconds,
+            "train_seconds": progress.seconds,
+            "samples_per_second": totals.values["samples"] / max(progress.seconds, 1e-9),
         }
 
-    def predict(self, loader: DataLoader, title: str) -> Predictions:
-        """Predictions of the present weights, in evaluation mode."""
+    def _step(self, step: int, steps: int, batch: Batch, totals: EpochTotals, recent: RecentLosses) -> bool:
+        """One batch; returns whether it ended with an update, as every `accumulate`-th and the last one do."""
+        processes, every = self.processes, self.recipe.train.accumulate
+        total = len(self.order.batch(step))
+        in_update = min(every, steps - step // every * every)
+        ends_update = (step + 1) % every == 0 or step + 1 == steps
+        set_learning_rate(self.optimizer, self.schedule.rate(self.order.epoch * len(self.order) + step))
+        if self.anomalies:
+            self.anomalies.place = recent.place(step)
+        batch = batch.to(processes.device)
+        batch, mix = self._mixed(batch, step, total)
+        with gradients_summed(self.module, last=ends_update):
+            with self._autocast():
+                logits, features = self.module(batch.frames)
+            logits, features = processes.gather(logits.float(), total), processes.gather(features, total)
+            target = processes.gather(batch.target, total)
+            clip_ids = batch.clip_ids if processes.count == 1 else list(recent.clip_ids_of(step))
+            loss, terms = self.objective(logits, features, target, Batch(batch.frames, target, clip_ids), mix)
+            self.scaler.scale(loss / in_update).backward()
+        recent.add(step, loss.detach(), terms)
+        totals.add(loss.detach(), (logits.detach().argmax(dim=1) == target).sum(), terms, total)
+        if ends_update:
+            self._update(step, recent)
+        return ends_update
+
+    def _update(self, step: int, recent: RecentLosses) -> None:
+        if self.recipe.optimizer.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            norm = clip_gradients(parameters, self.recipe.optimizer.clip_norm)
+            if not self.scaler.is_enabled():  # The scaler leaves such an update out and lowers its scale.
+                recent.add_norm(step, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.network)
+
+    def _mixed(self, batch: Batch, step: int, total: int) -> tuple[Batch, Mix | None]:
+        """The batch after mixup or CutMix, which pairs samples of all processes."""
+        if not self.mixing.is_on:
+            return batch, None
+        generator = np.random.default_rng((self.recipe.seed, self.order.epoch, step, 0))
+        mix = self.mixing.draw(total, batch.frames.shape[-2], generator)
+        if mix is None:
+            return batch, None
+        own = torch.as_tensor(self.processes.share(mix.partner.tolist()), device=batch.frames.device)
+        partners = self.processes.gather(batch.frames, total)[own]
+        return Batch(mix.frames(batch.frames, partners), batch.target, batch.clip_ids), mix
+
+    def _show_compilation(self, seconds: float) -> None:
+        """Say once what compiling costs: how much longer the first step took than a later one."""
+        if self.recipe.train.compile and len(self._first_steps) < COMPILED_AFTER:
+            self._first_steps.append(seconds)
+            if len(self._first_steps) == COMPILED_AFTER:
+                cost = self._first_steps[0] - self._first_steps[-1]
+                self.reporter.note(f"compiling took {cost:.0f} s; a step takes {self._first_steps[-1]:.2f} s")
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.precision not in HALF:
+            return nullcontext()
+        return torch.autocast(self.processes.device.type, HALF[self.precision])
+
+    # --- predictions -------------------------------------------------------------------------------------------------
+
+    def predict(self, loader: DataLoader, title: str, check: Callable[[], None]) -> Predictions:
+        """Predictions of the present weights for every sample once, the same in every process.
+
+        `check` is called after each batch, and may raise.
+        """
         self.model.eval()
-        return predict(
+        own = predict(
             lambda frames: self.model(frames)[0],
             loader,
-            self.accelerator.device,
+            self.processes.device,
             self.reporter,
             title,
             self.unit,
-            self.accelerator.autocast,
+            self._autocast,
+            check,
         )
-
-    def _step(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor], int]:
-        with self.accelerator.autocast():
-            logits, features = self.model(batch.frames)
-        loss, terms = self.objective(logits.float(), features, batch.target, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        self.optimizer.step()
-        hits = (logits.detach().argmax(dim=1) == batch.target).sum()
-        return loss.detach(), hits, terms, len(batch.clip_ids)
-
-    def _set_learning_rate(self, epoch: int, step: int, steps_per_epoch: int) -> float:
-        recipe = self.recipe
-        lr = learning_rate(
-            recipe.schedule, recipe.optimizer.lr, epoch * steps_per_epoch + step, steps_per_epoch, recipe.train.epochs
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
-
-    def _checked_loss(self, totals: _Totals, epoch: int, step: int) -> float:
-        loss = totals.loss_so_far()
-        if not math.isfinite(loss):
-            raise EcstflError(
-                f"the loss is {loss} by step {step + 1} of epoch {epoch + 1}",
-                "Try a lower --lr, --precision fp32, a smaller gamma, or a warmup (schedule.warmup_epochs).",
-            )
-        return loss
-
-
-class _Totals:
-    """Sums over an epoch, kept on the device."""
-
-    def __init__(self) -> None:
-        self.loss: Tensor | float = 0.0
-        self.hits: Tensor | int = 0
-        self.terms: dict[str, Tensor | float] = {}
-        self.steps = 0
-        self.samples = 0
-
-    def add(self, loss: Tensor, hits: Tensor, terms: dict[str, Tensor], samples: int) -> None:
-        self.loss = self.loss + loss
-        self.hits = self.hits + hits
-        self.terms = {name: self.terms.get(name, 0.0) + value for name, value in terms.items()}
-        self.steps += 1
-        self.samples += samples
-
-    def loss_so_far(self) -> float:
-        return float(self.loss) / max(self.steps, 1)
-
-    def means(self) -> dict[str, float]:
-        terms = {f"loss_{name}": float(value) / self.steps for name, value in self.terms.items()}
-        return {"train_loss": self.loss_so_far(), "train_war": 100 * float(self.hits) / self.samples, **terms}
+        if self.processes.count == 1:
+            return own
+        order = loader.batch_sampler
+        assert isinstance(order, EvaluationOrder)
+        parts = self.processes.gather_objects(own)
+        return merged(parts, [order.indices(rank) for rank in range(self.processes.count)], order.n)

@@ -17,21 +17,23 @@ from ecstfl_cli.recipe import Recipe
 
 @dataclass
 class TrainingData:
-    """Samples by purpose. `val` chooses the best epoch; `test` is looked at once, after training."""
+    """Samples by purpose. Each list of `val` is evaluated after every epoch, and the first chooses the best one;
+    those of `test` are looked at once, after training. Their names are those of recipe.DataSection.lists.
+    """
 
     train: list[Sample]
-    val: list[Sample]
-    test: list[Sample]
+    val: dict[str, list[Sample]]
+    test: dict[str, list[Sample]]
     class_counts: list[int]
     val_is_test: bool = False
 
     def fingerprint(self) -> str:
         """Changes with any sample, label or split."""
-        return fingerprint([*self.train, *self.val])
+        return fingerprint([*self.train, *(sample for samples in self.val.values() for sample in samples)])
 
     def summary(self, labels: LabelMap) -> dict[str, Any]:
         """Counts and fingerprints, kept with the run and its checkpoints."""
-        parts = {"train": self.train, "val": self.val, "test": self.test}
+        parts = {"train": self.train, **self.val, **self.test}
         return {
             name: {
                 "samples": len(samples),
@@ -39,8 +41,12 @@ class TrainingData:
                 "classes": dict(zip(labels.names, class_counts(samples, len(labels)), strict=True)),
             }
             for name, samples in parts.items()
-            if samples
         }
+
+    def describe(self) -> str:
+        """Samples of each list, in words."""
+        parts = {"training": self.train, **self.val, **self.test}
+        return ", ".join(f"{len(samples)} {name}" for name, samples in parts.items()) + " samples"
 
 
 def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, reporter: Reporter) -> TrainingData:
@@ -53,23 +59,29 @@ def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, r
         raise DataError(
             "no training list: data.train is empty", "Set data.train in the recipe or pass --list-file-train FILE."
         )
-    _require_files([*data.train, *data.val, *data.test])
-    splits = {}
-    for name, files in (("train", data.train), ("val", data.val), ("test", data.test)):
-        splits[name] = [s for file in files for s in _load(recipe, file, labels, rejects_folder, reporter)]
-    train, val, test = splits["train"], splits["val"], splits["test"]
+    lists = {"train": data.train, **data.lists("val"), **data.lists("test")}
+    _require_files([file for files in lists.values() for file in files])
+    splits = {
+        name: [s for file in files for s in _load(recipe, file, labels, rejects_folder, reporter)]
+        for name, files in lists.items()
+    }
+    train = splits.pop("train")
+    val = {name: samples for name, samples in splits.items() if name in data.lists("val")}
+    test = {name: samples for name, samples in splits.items() if name not in val}
     if data.val_split:
-        train, val = stratified_split(train, data.val_split, recipe.seed)
+        train, held_out = stratified_split(train, data.val_split, recipe.seed)
+        val = {"val": held_out} if held_out else {}
     val_is_test = not val and bool(test)
     if val_is_test:
         reporter.warn(
             "no validation samples: the best epoch is chosen on the test list, as the reference release does, so its "
             "score is too high. Use --val-split 0.1 to choose on part of the training list."
         )
-        val, test = test, []
+        val, test = {f"val{name.removeprefix('test')}": samples for name, samples in test.items()}, {}
     if not val:
         reporter.warn("no validation and no test samples: nothing is evaluated, and the last epoch counts as the best")
-    _check_size(len(train), recipe.train.batch_size)
+    if recipe.train.drop_last:
+        _check_size(len(train), recipe.train.batch_size)
     counts = class_counts(train, len(labels))
     absent = [name for name, count in zip(labels.names, counts, strict=True) if not count]
     if absent:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecstfl_cli.errors import EcstflError, suggest
 from ecstfl_cli.media.atomic import complete_file
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DECIMALS = 6
 
@@ -71,17 +69,17 @@ def prediction_rows(predictions: PredictionTable, label_names: Sequence[str]) ->
     return rows
 
 
-def _frame(rows: list[dict[str, Any]], label_names: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    columns = ["path", "label", "predicted", "predicted_name", *(f"prob_{name}" for name in label_names)]
-    frame = pd.DataFrame(rows, columns=columns)
-    # Int64 with a capital I has a missing value; int64 would turn the column into floats.
-    return frame.astype({"label": "Int64", "predicted": "Int64"})
+def _columns(label_names: Sequence[str]) -> list[str]:
+    return ["path", "label", "predicted", "predicted_name", *(f"prob_{name}" for name in label_names)]
 
 
 def _write_csv(rows: list[dict[str, Any]], label_names: Sequence[str], path: Path) -> None:
-    _frame(rows, label_names).to_csv(path, index=False, float_format=f"%.{DECIMALS}f", lineterminator="\n")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_columns(label_names))
+        for row in rows:
+            values = [f"{v:.{DECIMALS}f}" if isinstance(v, float) else v for v in row.values()]
+            writer.writerow(values)
 
 
 def _write_json(rows: list[dict[str, Any]], label_names: Sequence[str], path: Path) -> None:  # noqa: ARG001
@@ -89,7 +87,11 @@ def _write_json(rows: list[dict[str, Any]], label_names: Sequence[str], path: Pa
 
 
 def _write_parquet(rows: list[dict[str, Any]], label_names: Sequence[str], path: Path) -> None:
-    _frame(rows, label_names).to_parquet(path, index=False)
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=_columns(label_names))
+    # Int64 with a capital I has a missing value; int64 would turn the column into floats.
+    frame.astype({"label": "Int64", "predicted": "Int64"}).to_parquet(path, index=False)
 
 
 _WRITERS: dict[str, Callable[[list[dict[str, Any]], Sequence[str], Path], None]] = {

@@ -242,8 +242,8 @@ def test_a_loss_with_parameters_of_its_own_is_trained_and_resumed(
     rest = run(recipe_for(data, tmp_path / "half", losses=losses, train={"epochs": 2}), resume=half.folder)
 
     def centres(folder: Path) -> torch.Tensor:
-        state = torch.load(folder / "state" / "training.pt", weights_only=True)
-        return state["stateful"]["objective"]["terms.centre.c"]
+        state = torch.load(max((folder / "state").glob("*.pt")), weights_only=True)
+        return state["parts"]["objective"]["terms.centre.c"]
 
     assert centres(whole.folder).abs().sum() > 0
     assert torch.equal(centres(whole.folder), centres(rest.folder))

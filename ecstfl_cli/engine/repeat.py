@@ -1,0 +1,76 @@
+"""`ecstfl finetune --repeat RUN`: what differs between a run and its repetition, before and after training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ecstfl_cli.engine.checkpoint import load_native
+from ecstfl_cli.engine.run_folder import RunFolder
+from ecstfl_cli.errors import CheckpointError, EcstflError
+
+# What may change results; the rest of environment.json says where and when.
+COMPARED = ("versions", "device", "precision", "processes", "threads", "git", "data")
+
+
+def require_run(path: Path) -> RunFolder:
+    """The run to repeat. Raises EcstflError where it has no recipe or environment."""
+    run = RunFolder(path)
+    missing = [file.name for file in (run.recipe, run.environment) if not file.is_file()]
+    if missing:
+        raise EcstflError(
+            f"{path} cannot be repeated: it has no {' and no '.join(missing)}",
+            "Give a run folder, runs/<recipe>/<time>.",
+        )
+    return run
+
+
+def environment_differences(before: RunFolder, now: RunFolder) -> list[str]:
+    """What is not as it was, a line each: `versions.torch: 2.6.0 before, 2.15.0 now`."""
+    old, new = (json.loads(run.environment.read_text(encoding="utf-8")) for run in (before, now))
+    return [line for key in COMPARED for line in _differences(key, old.get(key), new.get(key))]
+
+
+def _differences(key: str, old: Any, new: Any) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in dict.fromkeys((*old, *new)):
+            yield from _differences(f"{key}.{name}", old.get(name), new.get(name))
+    elif old != new:
+        yield f"{key}: {_shown(old)} before, {_shown(new)} now"
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def result_differences(before: RunFolder, now: RunFolder) -> list[str]:
+    """How far the weights and the metrics of two finished runs are apart; no line where they are equal to the bit.
+
+    Raises CheckpointError where a checkpoint cannot be read.
+    """
+    lines = []
+    for name in ("last", "best"):
+        old, new = (load_native(getattr(run, name)) for run in (before, now))
+        if old.state.keys() != new.state.keys():
+            lines.append(f"{name}.safetensors holds other weights")
+            continue
+        apart = max(_distance(old.state[key], new.state[key]) for key in old.state)
+        if apart:
+            lines.append(f"{name}.safetensors: weights differ by {apart:.2g} at most")
+        lines += [
+            f"{name} {key}: {_shown(old.metrics.get(key))} before, {_shown(new.metrics.get(key))} now"
+            for key in new.metrics
+            if key.endswith(("_war", "_uar", "_loss", "epoch")) and old.metrics.get(key) != new.metrics[key]
+        ]
+    return lines
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    if a.shape != b.shape:
+        raise CheckpointError(f"a weight has the shape {tuple(a.shape)} in one run and {tuple(b.shape)} in the other")
+    return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
