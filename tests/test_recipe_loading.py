@@ -73,7 +73,7 @@ def test_all_problems_are_reported_at_once_with_file_line_key_and_what_is_allowe
         "recipes/x.yaml:5: train.device: must be one of auto, cpu, gpu, cuda, mps, not the text 'gpuu'. "
         "Did you mean 'gpu' or 'cpu'?",
         "recipes/x.yaml:6: train.batch_size: must be a whole number, not the text '8'",
-        "recipes/x.yaml:7: train.workers: must be at least 0, not -1",
+        "recipes/x.yaml:7: train.workers: must be a whole number from 0, or auto, not -1",
         "recipes/x.yaml:9: optimizer.lr: must be a number, not the text 'fast'",
         "recipes/x.yaml:10: optimizer.momentum: must be below 1, not 1",
         "recipes/x.yaml:12: input.mean: must have at least 3 values, not 2",
@@ -89,7 +89,7 @@ def test_all_problems_are_reported_at_once_with_file_line_key_and_what_is_allowe
 def test_an_unknown_key_without_a_near_match_lists_the_keys_of_its_section(write: Callable[..., Path]) -> None:
     (problem,) = problems_of(write("name: x\nschedule:\n  zzz: 1\n"))
     assert problem == (
-        "recipes/x.yaml:3: schedule.zzz: unknown key. Keys in schedule: name, step_size, factor, warmup_epochs, min_lr"
+        "recipes/x.yaml:3: schedule.zzz: unknown key. Keys in schedule: name, step_size, factor, warmup_epochs, min_lr, args"
     )
 
 
@@ -290,7 +290,7 @@ def test_wrong_overrides_are_collected_and_name_their_source(write: Callable[...
         "losses={cross_entropy: {weight: -1}}",
         "seed=five",
     )
-    assert problems[0] == "recipes/x.yaml:3: train.workers: must be a whole number, not the text 'many'"
+    assert problems[0] == "recipes/x.yaml:3: train.workers: must be a whole number from 0, or auto, not the text 'many'"
     assert sorted(problems[1:]) == sorted(
         [
             "--set: train.epoch: unknown key. Did you mean 'epochs'?",

@@ -20,7 +20,7 @@ from ecstfl_cli.components.transforms import Augmentation
 from ecstfl_cli.engine.checkpoint import initialise, load_native, open_checkpoint
 from ecstfl_cli.engine.distributed import Processes, random_state, set_random_state
 from ecstfl_cli.engine.evaluate import Predictions
-from ecstfl_cli.engine.loader import EvaluationOrder, TrainingOrder, evaluation_loader, training_loader
+from ecstfl_cli.engine.loader import EvaluationOrder, TrainingOrder, evaluation_loader, shut_down, training_loader
 from ecstfl_cli.engine.objective import Objective
 from ecstfl_cli.engine.parallel import load_network
 from ecstfl_cli.engine.repeat import require_run
@@ -143,6 +143,7 @@ class _Training:
                         self._save()
                     raise
         finally:
+            shut_down([self.loaders.train, *self.loaders.val.values(), *self.loaders.test.values()])
             self.writer.close()
 
     def _epoch(self, watch: Watch) -> None:

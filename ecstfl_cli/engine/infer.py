@@ -14,7 +14,7 @@ from ecstfl_cli.api import Modality
 from ecstfl_cli.components.metrics import Metrics
 from ecstfl_cli.engine.evaluate import Predictions, predict
 from ecstfl_cli.engine.infer_inputs import Source, decodable, default_input, gather, modality_of_inputs
-from ecstfl_cli.engine.loader import EvaluationOrder, evaluation_loader
+from ecstfl_cli.engine.loader import EvaluationOrder, evaluation_loader, shut_down
 from ecstfl_cli.engine.model_source import InferenceModel, default_model, open_model
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import KIND, Sample
@@ -132,7 +132,10 @@ def _predict(
     # Starting workers takes longer than one batch does.
     loader = evaluation_loader(samples, model.input, order, workers if len(order) > 1 else 0)
     unit = KIND[model.input.modality]
-    return predict(model.logits, loader, model.device, reporter, "inference", unit, model.autocast)
+    try:
+        return predict(model.logits, loader, model.device, reporter, "inference", unit, model.autocast)
+    finally:
+        shut_down([loader])
 
 
 def _require_modality(model: InferenceModel, modality: Modality | None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -94,6 +95,14 @@ def batches(loader: DataLoader) -> Iterator[Batch]:
         raise DataError(error.message.rpartition("DataError: ")[2].strip(), error.hint) from None
 
 
+def shut_down(loaders: Iterable[DataLoader]) -> None:
+    """End the worker processes, which no signal ends; call it when they are not needed any more."""
+    for loader in loaders:
+        if loader._iterator is not None:
+            loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            loader._iterator = None
+
+
 def _loader(dataset: SampleDataset, order: Sampler[list[tuple[int, int]]], workers: int) -> DataLoader:
     return DataLoader(
         dataset,
@@ -104,9 +113,12 @@ def _loader(dataset: SampleDataset, order: Sampler[list[tuple[int, int]]], worke
         persistent_workers=workers > 0,
         # One of its own: the global generator, which dropout draws from, must not know of the loader.
         generator=torch.Generator(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
     )
 
 
-def _one_thread(worker: int) -> None:  # noqa: ARG001
+def _begin_worker(worker: int) -> None:  # noqa: ARG001
     torch.set_num_threads(1)
+    # Ctrl-C and SLURM reach every process. Whoever uses the loader finishes its step first, and needs the worker for it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ecstfl_cli.recipe import OptimizerSection
 from ecstfl_cli.recipe_loading import load_recipe
 from ecstfl_cli.resources import shipped
 
@@ -32,7 +33,7 @@ def test_the_flags_of_the_reference_release_train_in_its_own_spelling(
     assert recipe.data.train == [str(train)]
     assert recipe.data.val == [str(test)]
     assert recipe.losses["ec_stfl"].weight == 3
-    assert recipe.optimizer.model_dump() == {"name": "sgd", "lr": 0.001, "momentum": 0.5, "weight_decay": 0.0}
+    assert recipe.optimizer == OptimizerSection.model_validate({"name": "sgd", "lr": 0.001, "momentum": 0.5, "weight_decay": 0.0})
     assert recipe.schedule.step_size == 7
     assert (recipe.train.device, recipe.train.workers, recipe.train.batch_size) == ("cpu", 0, 4)
 

@@ -170,7 +170,8 @@ def start(recipe_file: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "ecstfl_cli", "finetune", *options]
     command += [] if "--resume" in options else [str(recipe_file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 
 
 def kill_after_a_state(process: subprocess.Popen, parent: Path, seen: Sequence[Path], delay: float) -> None:
@@ -203,6 +204,22 @@ def test_a_run_killed_again_and_again_ends_as_an_uninterrupted_one(tiny_images: 
     assert process.returncode == 0, errors
     assert kills, "the run was never caught"
     assert_same_run(whole.folder, folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_every_process_is_one_to_the_run(tiny_images: Callable, tmp_path: Path, number: int) -> None:
+    """Ctrl-C and SLURM signal the processes that load samples as well."""
+    values = sections(tiny_images(classes=3, per_class=8), tmp_path / "runs", epochs=100, save_every=1, workers=2)
+    recipe_file = tmp_path / "tiny.yaml"
+    recipe_file.write_text(yaml.safe_dump(values))
+    process = start(recipe_file)
+    while not list((tmp_path / "runs").rglob("epoch_00001*.pt")) and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert f"stopped by {signal.Signals(number).name}" in errors
+    assert "Traceback" not in errors
 
 
 def test_a_full_disk_stops_training_and_leaves_the_last_state_intact(recipe: Callable) -> None:
