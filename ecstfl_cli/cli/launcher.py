@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import uuid
+from types import FrameType
 
 OPTION = "--processes"
 
@@ -21,8 +23,15 @@ def launch(count: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    def forward(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise SignalException(f"got signal {number}", signal.Signals(number))
+
+    # torch passes on SIGINT and SIGTERM only; without this, SIGUSR1 would end this process and leave the others running.
+    signal.signal(signal.SIGUSR1, forward)
+    # A step, or a batch of an evaluation, may take longer than the 30 s after which torch kills.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")
     # The processes say themselves what is wrong.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     config = LaunchConfig(
         min_nodes=1,
