@@ -119,6 +119,6 @@ def _loader(dataset: SampleDataset, order: Sampler[list[tuple[int, int]]], worke
 
 def _begin_worker(worker: int) -> None:  # noqa: ARG001
     torch.set_num_threads(1)
-    # Ctrl-C and SLURM reach every process. Whoever uses the loader finishes its step first, and needs the worker for it.
+    # Ctrl-C and SLURM reach every process. Whoever uses the loader finishes its step first, and needs its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

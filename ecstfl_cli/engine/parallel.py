@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -47,6 +48,8 @@ def _sharded(model: nn.Module, processes: Processes) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # Its advice is against changing the features in place, which nobody does.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     mesh = init_device_mesh(processes.device.type, (processes.count,))
     for block in list(_blocks(model)):
         fully_shard(block, mesh=mesh)

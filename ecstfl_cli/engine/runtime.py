@@ -63,6 +63,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return name
 
 
+def resolve_parallel(name: str) -> str:
+    """`ddp` or `fsdp`: what the recipe says, or `accelerate launch --use_fsdp`."""
+    return "fsdp" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else name
+
+
 def slow_precision(precision: str, device: torch.device) -> str:
     """A warning where the machine emulates a precision, else an empty string."""
     if precision != "bf16" or device.type != "cpu":
@@ -111,7 +116,8 @@ def library_versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    # It says the build as well (+cu132, +cpu).
+    return found | {"torch": str(torch.__version__)}
 
 
 def environment(device: torch.device) -> dict[str, Any]:

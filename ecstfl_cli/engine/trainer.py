@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -23,9 +24,9 @@ from ecstfl_cli.engine.evaluate import Predictions, merged, predict
 from ecstfl_cli.engine.loader import EvaluationOrder, TrainingOrder, batches
 from ecstfl_cli.engine.objective import Objective
 from ecstfl_cli.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
-from ecstfl_cli.engine.parallel import full, gradients_summed, in_parallel, load_network, load_optimizer
+from ecstfl_cli.engine.parallel import full, gradients_summed, in_parallel, load_network, load_optimizer, local
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.runtime import resolve_precision, use_channels_last
+from ecstfl_cli.engine.runtime import resolve_parallel, resolve_precision, use_channels_last
 from ecstfl_cli.engine.samples import KIND
 from ecstfl_cli.engine.stages import hold_frozen_norms
 from ecstfl_cli.engine.training_state import Progress
@@ -54,7 +55,8 @@ class Trainer:
         train, device = recipe.train, processes.device
         self.recipe, self.processes, self.reporter = recipe, processes, reporter
         self.precision = resolve_precision(train.precision, device)
-        sharded = train.parallel == "fsdp" and processes.count > 1
+        parallel = resolve_parallel(train.parallel)
+        sharded = parallel == "fsdp" and processes.count > 1
         if sharded and self.precision == "fp16":
             raise EcstflError("precision fp16 does not work with parallel fsdp", "Use bf16 or fp32, or parallel ddp.")
         self.model = model.to(device)
@@ -64,10 +66,11 @@ class Trainer:
             from ecstfl_cli.components.sync_batch_norm import convert
 
             self.model.network = convert(self.model.network, device)
-        self.anomalies = LayerWatch(self.model) if train.detect_anomaly else None
+        # Infinite gradients of fp16 are part of how its scale is found.
+        self.anomalies = LayerWatch(self.model, self.precision != "fp16") if train.detect_anomaly else None
         if train.compile:
             self.model.compile()
-        self.module = in_parallel(self.model, train.parallel, processes, same_buffers=train.sync_batchnorm)
+        self.module = in_parallel(self.model, parallel, processes, same_buffers=train.sync_batchnorm)
         self.objective = objective.to(device)
         # A loss may have parameters of its own, such as class centres.
         self.optimizer = build_optimizer(recipe.optimizer, self.network, self.objective, device)
@@ -77,6 +80,8 @@ class Trainer:
         self.mixing = Mixing(recipe.augment.mixup, recipe.augment.cutmix, recipe.augment.mix_prob)
         self.order = order
         self.unit = KIND[recipe.input.modality]
+        # Whether the last batch was one of an update that is not made yet: this is not a moment to save.
+        self.is_within_update = False
         self._first_steps: list[float] = []
 
     @property
@@ -90,16 +95,30 @@ class Trainer:
             "network": full(self.network.state_dict()),
             "objective": self.objective.state_dict(),
             "optimizer": full(self.optimizer.state_dict()),
+            "optimizer_name": self.recipe.optimizer.name,
             "scaler": self.scaler.state_dict(),
         }
         return state if self.average is None else {**state, "average": self.average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`. Raises KeyError, ValueError or RuntimeError where it is of another model."""
+        if state["optimizer_name"] != (name := self.recipe.optimizer.name):
+            raise ValueError(f"it is of {state['optimizer_name']}, not of {name}")
+        if self.average is not None and "average" not in state:
+            raise ValueError("it has no average of the weights, which train.ema needs from the start")
         load_network(self.network, state["network"])
         self.objective.load_state_dict(state["objective"])
+        own = [dict(group) for group in self.optimizer.param_groups]
         load_optimizer(self.optimizer, state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        # What the recipe says holds, also where it was changed; the rest of a group may be counters.
+        for group, before in zip(self.optimizer.param_groups, own, strict=True):
+            group |= {
+                k: before[k]
+                for k in ("lr_scale", "weight_decay", "momentum", *self.recipe.optimizer.args)
+                if k in before
+            }
+        if state["scaler"]:  # Another precision has none.
+            self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
 
@@ -139,13 +158,15 @@ class Trainer:
                     recent.check()
                     shown = f"loss {totals.loss():.4f}"
                 advance(len(self.order.batch(step)), note=shown)
+                self.is_within_update = not updated
                 if not updated:
                     continue
                 stop, due = watch.stop(), watch.save_is_due(done - progress.step) and done < steps
+                if stop or due or done == steps:
+                    recent.check()
+                    self._check_weights(step, recent)
                 progress.step, progress.totals = done, totals.values
                 progress.seconds = spent + time.monotonic() - started
-                if stop or due:
-                    recent.check()
                 if stop:
                     raise StoppedError(stop)
                 if due:
@@ -195,6 +216,13 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.network)
 
+    def _check_weights(self, step: int, recent: RecentLosses) -> None:
+        """No state may be saved where an update has spoilt the weights, though the loss before it was finite."""
+        weights = [w for w in (local(p.detach()) for p in self.network.parameters()) if w.numel()]
+        largest = nn.utils.get_total_norm(weights, float("inf"))
+        if any(self.processes.any(not math.isfinite(float(largest)))):
+            recent.fail(step, "the update has made weights infinite or not a number")
+
     def _mixed(self, batch: Batch, step: int, total: int) -> tuple[Batch, Mix | None]:
         """The batch after mixup or CutMix, which pairs samples of all processes."""
         if not self.mixing.is_on:
@@ -228,6 +256,8 @@ class Trainer:
         `check` is called after each batch, and may raise.
         """
         self.model.eval()
+        if self.anomalies:
+            self.anomalies.place = title
         own = predict(
             lambda frames: self.model(frames)[0],
             loader,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,12 @@ def recipe(tiny_images: Callable, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+def free_port() -> str:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return str(bound.getsockname()[1])
+
+
 def train(recipe: Path, *options: str, command: Sequence[str] = (sys.executable, "-m", "ecstfl_cli")) -> Path:
     """Train on the command line and return the run folder."""
     words = [*command, "finetune", str(recipe), "--json", *options]
@@ -159,23 +166,27 @@ def test_sharded_weights_train_as_whole_ones_and_continue_in_one_process(recipe:
 
 
 def test_torchrun_and_accelerate_launch_start_it_as_it_is(recipe: Callable) -> None:
-    alone = train_here(recipe("alone"))
+    """accelerate's --multi_gpu is what starts several processes, with or without GPUs."""
     programs = Path(sys.executable).parent
+    plain = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launchers = {
-        "torchrun": ["--nproc-per-node", "2", "--master-port", "29611"],
-        "accelerate": ["launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-                       "--dynamo_backend", "no", "--main_process_port", "29612"],
-    }  # fmt: skip
-    for name, options in launchers.items():
-        command = [str(programs / name), *options, "-m", "ecstfl_cli"]
-        assert_close(alone, train(recipe(name), command=command))
+        "ddp": ["torchrun", "--standalone", "--nproc-per-node", "2"],
+        "accelerate_ddp": ["accelerate", "launch", "--multi_gpu", *plain, "--main_process_port", free_port()],
+        "accelerate_fsdp": ["accelerate", "launch", "--use_fsdp", *plain, "--main_process_port", free_port()],
+    }
+    alone = train_here(recipe("alone"))
+    for name, (program, *options) in launchers.items():
+        together = train(recipe(name), command=[str(programs / program), *options, "-m", "ecstfl_cli"])
+        assert_close(alone, together)
+        found = json.loads((together / "environment.json").read_text())
+        assert (found["processes"], found["parallel"]) == (2, name.rpartition("_")[2])
 
 
 def test_it_runs_on_several_machines(recipe: Callable) -> None:
     """Two launchers that know of each other by address, as on two machines."""
     path = recipe("machines")
     torchrun = [str(Path(sys.executable).parent / "torchrun"), "--nnodes", "2", "--nproc-per-node", "1"]
-    address = ["--master-addr", "127.0.0.1", "--master-port", "29613"]
+    address = ["--master-addr", "127.0.0.1", "--master-port", free_port()]
     words = ["-m", "ecstfl_cli", "finetune", str(path), "--json"]
     launched = [
         subprocess.Popen(
@@ -228,10 +239,10 @@ def test_wrong_input_is_told_once(recipe: Callable, tmp_path: Path) -> None:
 # --- the parts --------------------------------------------------------------------------------------------------------
 
 
-def _gradients(rank: int, count: int, folder: Path) -> None:
+def _gradients(rank: int, count: int, port: str, folder: Path) -> None:
     """Each process: its share of a batch through a linear network, the losses on the whole batch."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29620 + count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with Processes(torch.device("cpu")) as processes:
         torch.save(_results(processes), folder / f"{rank}.pt")
 
@@ -265,7 +276,7 @@ def _problem(total: int) -> tuple[torch.Tensor, torch.Tensor, torch.nn.Linear, O
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_loss_and_gradients_are_those_of_the_whole_batch(tmp_path: Path, count: int) -> None:
-    mp.spawn(_gradients, (count, tmp_path), nprocs=count)
+    mp.spawn(_gradients, (count, free_port(), tmp_path), nprocs=count)
     for total in (7, count):
         x, target, layer, objective = _problem(total)
         logits, features = layer(x).split([3, 4], dim=1)
