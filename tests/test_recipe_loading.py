@@ -89,7 +89,8 @@ def test_all_problems_are_reported_at_once_with_file_line_key_and_what_is_allowe
 def test_an_unknown_key_without_a_near_match_lists_the_keys_of_its_section(write: Callable[..., Path]) -> None:
     (problem,) = problems_of(write("name: x\nschedule:\n  zzz: 1\n"))
     assert problem == (
-        "recipes/x.yaml:3: schedule.zzz: unknown key. Keys in schedule: name, step_size, factor, warmup_epochs, min_lr, args"
+        "recipes/x.yaml:3: schedule.zzz: unknown key. "
+        "Keys in schedule: name, step_size, factor, warmup_epochs, min_lr, args"
     )
 
 

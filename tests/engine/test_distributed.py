@@ -25,6 +25,7 @@ from ecstfl_cli.engine.distributed import Processes, share_sizes
 from ecstfl_cli.engine.finetune import finetune
 from ecstfl_cli.engine.loader import EvaluationOrder, TrainingOrder
 from ecstfl_cli.engine.objective import Objective
+from ecstfl_cli.engine.parallel import FSDP_ON_CPU
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.training_state import states
 from ecstfl_cli.recipe import LossSection, Recipe
@@ -69,6 +70,11 @@ BASE: dict[str, Any] = {
     "schedule": {"name": "constant"},
     "train": {"epochs": 2, "batch_size": 7, "drop_last": False, "workers": 0, "device": "cpu"},
 }
+
+
+needs_fsdp = pytest.mark.skipif(
+    tuple(int(part) for part in torch.__version__.split(".")[:2]) < FSDP_ON_CPU, reason="FSDP on CPUs needs torch 2.9"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +161,7 @@ def test_mixup_accumulation_clipping_and_average_are_the_same_too(recipe: Callab
     assert_close(train_here(recipe("alone", **changes)), train(recipe("together", **changes), "--processes", "2"))
 
 
+@needs_fsdp
 def test_sharded_weights_train_as_whole_ones_and_continue_in_one_process(recipe: Callable) -> None:
     wide = {"model": {"args": {"width": 128}}, "optimizer": {"momentum": 0.9}, "train": {"ema": 0.9}}
     alone = train_here(recipe("alone", **wide))
@@ -165,21 +172,20 @@ def test_sharded_weights_train_as_whole_ones_and_continue_in_one_process(recipe:
     assert_close(alone, train(recipe("fsdp", **wide), "--processes", "2"))
 
 
-def test_torchrun_and_accelerate_launch_start_it_as_it_is(recipe: Callable) -> None:
+@pytest.mark.parametrize("name", ["ddp", "accelerate_ddp", pytest.param("accelerate_fsdp", marks=needs_fsdp)])
+def test_torchrun_and_accelerate_launch_start_it_as_it_is(recipe: Callable, name: str) -> None:
     """accelerate's --multi_gpu is what starts several processes, with or without GPUs."""
-    programs = Path(sys.executable).parent
     plain = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launchers = {
         "ddp": ["torchrun", "--standalone", "--nproc-per-node", "2"],
         "accelerate_ddp": ["accelerate", "launch", "--multi_gpu", *plain, "--main_process_port", free_port()],
         "accelerate_fsdp": ["accelerate", "launch", "--use_fsdp", *plain, "--main_process_port", free_port()],
     }
-    alone = train_here(recipe("alone"))
-    for name, (program, *options) in launchers.items():
-        together = train(recipe(name), command=[str(programs / program), *options, "-m", "ecstfl_cli"])
-        assert_close(alone, together)
-        found = json.loads((together / "environment.json").read_text())
-        assert (found["processes"], found["parallel"]) == (2, name.rpartition("_")[2])
+    program, *options = launchers[name]
+    together = train(recipe(name), command=[str(Path(sys.executable).parent / program), *options, "-m", "ecstfl_cli"])
+    assert_close(train_here(recipe("alone")), together)
+    found = json.loads((together / "environment.json").read_text())
+    assert (found["processes"], found["parallel"]) == (2, name.rpartition("_")[2])
 
 
 def test_it_runs_on_several_machines(recipe: Callable) -> None:

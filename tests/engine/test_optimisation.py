@@ -17,10 +17,14 @@ from torch import nn
 from ecstfl_cli.api import ModelSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from ecstfl_cli.engine.parallel import FSDP_ON_CPU
 from ecstfl_cli.errors import RecipeError
 from ecstfl_cli.recipe import OptimizerSection, ScheduleSection
 
 CPU = torch.device("cpu")
+needs_fsdp = pytest.mark.skipif(
+    tuple(int(part) for part in torch.__version__.split(".")[:2]) < FSDP_ON_CPU, reason="FSDP on CPUs needs torch 2.9"
+)
 
 
 def rates(steps_per_epoch: int, epochs: int, lr: float = 0.01, **section: Any) -> Callable[[int], float]:
@@ -336,6 +340,7 @@ def _clipped_steps(name: str, network: nn.Module, objective: Any, part: slice) -
     return norms
 
 
+@needs_fsdp
 def test_sharded_parameters_are_clipped_and_updated_as_whole_ones(tmp_path: Path) -> None:
     results = tmp_path / "results.pt"
     torch.multiprocessing.spawn(_step_of_shards, (str(tmp_path / "rendezvous"), str(results)), nprocs=2)
