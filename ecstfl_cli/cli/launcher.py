@@ -26,7 +26,7 @@ def launch(count: int) -> int:
     def forward(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise SignalException(f"got signal {number}", signal.Signals(number))
 
-    # torch passes on SIGINT and SIGTERM only; without this, SIGUSR1 would end this process and leave the others running.
+    # torch does not pass SIGUSR1 on: it would end this process and leave the others running.
     signal.signal(signal.SIGUSR1, forward)
     # A step, or a batch of an evaluation, may take longer than the 30 s after which torch kills.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")

@@ -18,6 +18,7 @@ from torch import nn
 from ecstfl_cli import __version__
 from ecstfl_cli.errors import DeviceError
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 DEVICES = ("auto", "cpu", "gpu", "cuda", "mps")
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "safetensors")
 
@@ -121,7 +122,9 @@ def library_versions() -> dict[str, str]:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a run was made with: versions, machine, device, command line and git state of the working folder."""
+    """What a run was made with: versions, machine, device, command line, and the git state of the working folder and of
+    this program, where it runs from a checkout.
+    """
     return {
         "versions": library_versions(),
         "platform": platform.platform(),
@@ -130,13 +133,15 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "command": sys.argv,
         "folder": str(Path.cwd()),
-        "git": _git_state(),
+        "git": _git_state(Path.cwd()),
+        "code": _git_state(CHECKOUT) if (CHECKOUT / ".git").exists() else None,
     }
 
 
-def _git_state() -> dict[str, Any] | None:
+def _git_state(folder: Path) -> dict[str, Any] | None:
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "changed_files": git("status", "--porcelain").splitlines()}

@@ -209,7 +209,10 @@ def test_it_runs_on_several_machines(recipe: Callable) -> None:
     assert_close(train_here(recipe("alone")), Path(json.loads(out)["folder"]))
 
 
-def test_a_signal_stops_all_processes_after_the_same_step(recipe: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_all_processes_after_the_same_step(
+    recipe: Callable, tmp_path: Path, number: signal.Signals
+) -> None:
     changes = {"train": {"epochs": 40, "save_every": 1}}
     path = recipe("stopped", **changes)
     words = [sys.executable, "-m", "ecstfl_cli", "finetune", str(path), "--processes", "2"]
@@ -217,10 +220,10 @@ def test_a_signal_stops_all_processes_after_the_same_step(recipe: Callable, tmp_
     until = time.monotonic() + 120
     while not list((tmp_path / "stopped").rglob("epoch_00001*.pt")) and time.monotonic() < until:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, errors
-    assert errors.count("stopped by SIGTERM") == 1, errors
+    assert process.returncode == 128 + number, errors
+    assert errors.count(f"stopped by {number.name}") == 1, errors
     (folder,) = (tmp_path / "stopped" / "tiny").iterdir()
     assert states(folder / "state")
     again = train(path, "--resume", str(folder), "--processes", "2")
