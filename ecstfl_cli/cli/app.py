@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -50,6 +51,9 @@ def _root(
 
 def main() -> None:
     """Run the command line; an EcstflError is one message on stderr and exit code 1."""
+    # Threads that spin while they wait for each other take the cores from those they wait for, where loader workers
+    # or other programs run, too: a step took up to eight times as long. It is read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         app()
     except EcstflError as error:

@@ -335,19 +335,21 @@ def _show(result: RunResult, recipe: Recipe) -> None:
 
 
 def _table(result: RunResult) -> Table:
-    """A line for the last epoch and one for the best, with WAR and UAR in percent on each list."""
+    """For the last epoch and for the best, a line for each list, with WAR and UAR in percent."""
     from rich.table import Table
 
     chosen = result.metrics.get("selected_by", "")
-    table = Table(title=f"WAR and UAR in %; best by {chosen}" if chosen else None, title_justify="left")
+    table = Table(title=f"best by {chosen}" if chosen else None, title_justify="left")
     table.add_column("checkpoint")
     table.add_column("epoch", justify="right")
     splits = [key for key in result.metrics["last"] if key != "epoch"]
-    for split in splits:
-        table.add_column(f"{split} WAR", justify="right")
-        table.add_column(f"{split} UAR", justify="right")
+    if splits:
+        table.add_column("list")
+        table.add_column("WAR %", justify="right")
+        table.add_column("UAR %", justify="right")
     for which in ("last", "best"):
         row = result.metrics[which]
-        figures = [f"{row[split][metric]:.2f}" for split in splits for metric in ("war", "uar")]
-        table.add_row(which, str(row["epoch"]), *figures)
+        lines = [[split, f"{row[split]['war']:.2f}", f"{row[split]['uar']:.2f}"] for split in splits] or [[]]
+        for number, line in enumerate(lines):
+            table.add_row(*((which, str(row["epoch"])) if number == 0 else ("", "")), *line)
     return table

@@ -42,7 +42,9 @@ def infer(
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON, and write predictions.json too."),
     parquet: bool = typer.Option(False, "--parquet", help="Write predictions.parquet too."),
     batch_size: int = typer.Option(16, "--batch-size", "-b", min=1, help="Images or clips computed at a time."),
-    workers: int = typer.Option(4, "--workers", "-j", min=0, help="Processes that read images."),
+    workers: int = typer.Option(
+        None, "--workers", "-j", min=0, help="Processes that read images. Chosen by the machine if not given."
+    ),
     label_map: str = typer.Option(
         None, "--label-map", help="Label map of the path files' labels, where `ecstfl prepare` did not record it."
     ),
@@ -76,7 +78,7 @@ def infer(
         out=out,
         formats=["csv", *(["json"] if as_json else []), *(["parquet"] if parquet else [])],
         batch_size=batch_size,
-        workers=workers,
+        workers="auto" if workers is None else workers,
         label_map=label_map_from(label_map) if label_map else None,
         model_label_map=label_map_from(model_label_map) if model_label_map else None,
         backbone=backbone,

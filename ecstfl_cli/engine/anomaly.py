@@ -11,18 +11,18 @@ from ecstfl_cli.errors import EcstflError
 
 
 class LayerWatch:
-    """Looks at the output of every layer of a model, and at the gradient that arrives there. Slow: each look waits.
+    """Looks at the output of every layer of a model, and at the `gradients` there. Slow: each look waits.
 
     `place` is what errors say of where the run is. Raises EcstflError in the forward or backward pass.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.place = ""
+    def __init__(self, model: nn.Module, gradients: bool = True) -> None:
+        self.place, self.gradients = "", gradients
         for name, module in model.named_modules():
             if not any(True for _ in module.children()):
                 module.register_forward_hook(lambda m, inputs, output, name=name: self._look(name, m, inputs, output))
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and gradients:
                 parameter.register_hook(lambda gradient, name=name: self._gradient(gradient, f"of parameter {name}"))
 
     def _look(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -33,7 +33,7 @@ class LayerWatch:
                 wrong += ["its input"] if any(not _finite(t) for t in _tensors(inputs)) else []
                 cause = f"; not finite are {', '.join(wrong)}" if wrong else "; its input and its parameters are finite"
                 self._fail(f"the output of {layer} is not finite: {_example(tensor)}{cause}")
-            if tensor.requires_grad:
+            if tensor.requires_grad and self.gradients:
                 tensor.register_hook(
                     lambda gradient: self._gradient(gradient, f"that arrives at the output of {layer}")
                 )
@@ -57,5 +57,5 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _example(tensor: Tensor) -> str:
-    bad = tensor[~torch.isfinite(tensor)]
+    bad = tensor.detach()[~torch.isfinite(tensor)]
     return f"{bad.numel()} of {tensor.numel()} values, the first {float(bad.flatten()[0])}"

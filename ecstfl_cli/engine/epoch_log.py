@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -78,20 +78,21 @@ class RecentLosses:
         for (step, _, terms), value in zip(losses, values, strict=True):
             if not math.isfinite(value):
                 parts = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
-                self._fail(step, f"the loss is {value} ({parts})")
+                self.fail(step, f"the loss is {value} ({parts})")
         for step, norm in norms:
             if not math.isfinite(float(norm)):
-                self._fail(step, f"the norm of the gradient is {float(norm)}")
+                self.fail(step, f"the norm of the gradient is {float(norm)}")
 
     def place(self, step: int) -> str:
         """`step 3 of epoch 1, with this batch: …`"""
         clip_ids = self.clip_ids_of(step)
         return f"step {step + 1} of epoch {self.epoch + 1}, with this batch:\n{listing(clip_ids, limit=len(clip_ids))}"
 
-    def _fail(self, step: int, what: str) -> None:
+    def fail(self, step: int, what: str) -> NoReturn:
+        """Raises EcstflError: what happened at a step, with its batch and what to try."""
         raise EcstflError(
             f"{what} at {self.place(step)}",
             "Look at these samples; try a lower --lr, --precision fp32, a smaller gamma, a warmup "
-            "(schedule.warmup_epochs) or optimizer.clip_norm. --detect-anomaly names the layer. The last good state is "
-            "kept, and --resume continues from it.",
+            "(schedule.warmup_epochs) or optimizer.clip_norm. --detect-anomaly names the layer. What was saved "
+            "before is good, and --resume continues from it.",
         )

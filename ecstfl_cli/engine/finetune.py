@@ -27,7 +27,7 @@ from ecstfl_cli.engine.repeat import require_run
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.run_folder import LoggingReporter, RunFolder
 from ecstfl_cli.engine.run_writer import RunWriter
-from ecstfl_cli.engine.runtime import loader_workers, resolve_device, seed_everything, slow_precision
+from ecstfl_cli.engine.runtime import loader_workers, resolve_device, resolve_parallel, seed_everything, slow_precision
 from ecstfl_cli.engine.stages import freeze
 from ecstfl_cli.engine.trainer import Trainer
 from ecstfl_cli.engine.training_data import TrainingData, load_training_data
@@ -65,17 +65,17 @@ def finetune(
         processes = held.enter_context(Processes(resolve_device(recipe.train.device)))
         if not processes.is_main:
             reporter = Reporter()
+        before = processes.on_main(lambda: require_run(repeat).path) if repeat else None
         run = _folder(recipe, processes, resume, held)
         if processes.is_main:
             reporter = LoggingReporter(reporter, run.log)
         try:
             training = _Training(recipe, processes, run, reporter, resume is not None)
+            training.begin(RunFolder(before) if before else None)
         except BaseException:
             if resume is None and processes.is_main:
                 run.discard()
             raise
-        if repeat and processes.is_main:
-            training.writer.before = require_run(repeat)
         return training.run_to_end()
 
 
@@ -115,22 +115,34 @@ class _Training:
         if processes.rank:
             seed_everything(recipe.seed + 1_000_003 * processes.rank)
         self.progress = self._resumed() if resumed else Progress()
-        self.is_trained = False
+        self.is_resumed, self.is_trained = resumed, False
         reporter.note(f"{self.data.describe()}; classes {self.labels.describe()}")
-        shared = f", {processes.count} processes ({recipe.train.parallel})" if processes.count > 1 else ""
-        reporter.note(f"{model_spec.backbone} on {processes.device}, precision {self.trainer.precision}{shared}")
+        where = f"{model_spec.backbone} on {processes.device}, precision {self.trainer.precision}"
+        reporter.note(where + _sharing(recipe, processes))
         if warning := slow_precision(self.trainer.precision, processes.device):
             reporter.warn(warning)
+        if recipe.train.patience and not self.chooser:
+            reporter.warn("train.patience has no effect: without validation samples no epoch is better than another")
+
+    def begin(self, before: RunFolder | None) -> None:
+        """Write what is known before the first step; `before` is the run that this one repeats."""
+        self.reporter.note(f"run folder {self.run.path}")
+        self.writer.before = before
+        settings = {
+            "precision": self.trainer.precision,
+            "processes": self.processes.count,
+            "parallel": resolve_parallel(self.recipe.train.parallel) if self.processes.count > 1 else None,
+        }
+        self._write(lambda: self.writer.begin(self.progress, settings))
 
     def run_to_end(self) -> RunResult:
         """Train the epochs that are left, and evaluate; or stop where the watch says so, with everything saved."""
         train = self.recipe.train
-        self.reporter.note(f"run folder {self.run.path}")
-        settings = {"precision": self.trainer.precision, "processes": self.processes.count}
-        self._write(lambda: self.writer.begin(self.progress, settings))
         try:
             with Watch(self.processes, train.max_minutes, train.save_every) as watch:
                 try:
+                    if self.is_resumed:
+                        self._mend_evaluation(watch)
                     while not self._is_finished():
                         self._epoch(watch)
                     self.is_trained = True
@@ -139,7 +151,7 @@ class _Training:
                     return self._stopped(stopped.stop)
                 except DataError:
                     # Once the broken file is mended, the run continues where it was.
-                    if self.processes.count == 1 and not self.is_trained:
+                    if self.processes.count == 1 and not (self.is_trained or self.trainer.is_within_update):
                         self._save()
                     raise
         finally:
@@ -241,6 +253,15 @@ class _Training:
             weights = self.trainer.weights()
         progress.best = self._write(lambda: self.writer.mended_best(progress, weights))
         return progress
+
+    def _mend_evaluation(self, watch: Watch) -> None:
+        """A kill after an epoch's state was saved may have left the predictions of an earlier best epoch."""
+        progress, name = self.progress, self.chooser
+        if progress.step or name is None or self.loaders.test or progress.best.get("epoch") != progress.epoch:
+            return
+        with self.trainer.averaged():
+            predicted = self.trainer.predict(self.loaders.val[name], f"validation ({name})", watch.check)
+        self._write(lambda: self.writer.best_on_validation(predicted))
 
     def _stopped(self, stop: Stop) -> RunResult:
         if not self.is_trained:  # The state of the last epoch is kept, and the network has a checkpoint's weights.
@@ -365,6 +386,14 @@ def _network(
         made.append(build_model(spec, recipe.input.modality))
         made[0].load_state_dict(weights)
     return made[0]
+
+
+def _sharing(recipe: Recipe, processes: Processes) -> str:
+    """How several processes share the work, in words; nothing for one."""
+    if processes.count == 1:
+        return ""
+    parallel = resolve_parallel(recipe.train.parallel)
+    return f", {processes.count} processes ({parallel}) with {recipe.train.batch_size} samples in the batch of all"
 
 
 def _epoch_line(row: dict[str, Any], epochs: int, chooser: str | None, best: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from ecstfl_cli.engine.infer_inputs import Source, decodable, default_input, gat
 from ecstfl_cli.engine.loader import EvaluationOrder, evaluation_loader, shut_down
 from ecstfl_cli.engine.model_source import InferenceModel, default_model, open_model
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.runtime import loader_workers
 from ecstfl_cli.engine.samples import KIND, Sample
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
@@ -82,7 +83,7 @@ def infer(
     out: Path | None = None,
     formats: Sequence[str] = ("csv",),
     batch_size: int = 16,
-    workers: int = 4,
+    workers: int | str = "auto",
     label_map: LabelMap | None = None,
     model_label_map: LabelMap | None = None,
     backbone: str | None = None,
@@ -94,7 +95,8 @@ def infer(
 
     Without inputs it takes the path file that was prepared last, without a model the newest finished run's; it reports
     both. `label_map` is that of the path files' indices, `model_label_map` that of a foreign checkpoint's outputs;
-    labels are joined to the model's by name. `modality` is checked against the model. Raises EcstflError.
+    labels are joined to the model's by name. `modality` is checked against the model. `workers` processes read images;
+    "auto" chooses by the machine. Raises EcstflError.
     """
     out = _result_folder(out)
     paths = [Path(path) for path in inputs]
@@ -126,11 +128,12 @@ def infer(
 
 
 def _predict(
-    model: InferenceModel, samples: Sequence[Sample], batch_size: int, workers: int, reporter: Reporter
+    model: InferenceModel, samples: Sequence[Sample], batch_size: int, workers: int | str, reporter: Reporter
 ) -> Predictions:
     order = EvaluationOrder(len(samples), batch_size)
     # Starting workers takes longer than one batch does.
-    loader = evaluation_loader(samples, model.input, order, workers if len(order) > 1 else 0)
+    started = loader_workers(workers, model.device) if len(order) > 1 else 0
+    loader = evaluation_loader(samples, model.input, order, started)
     unit = KIND[model.input.modality]
     try:
         return predict(model.logits, loader, model.device, reporter, "inference", unit, model.autocast)

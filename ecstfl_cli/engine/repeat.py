@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from ecstfl_cli.engine.checkpoint import load_native
 from ecstfl_cli.engine.run_folder import RunFolder
-from ecstfl_cli.errors import CheckpointError, EcstflError
+from ecstfl_cli.errors import EcstflError
 
 # What may change results; the rest of environment.json says where and when.
-COMPARED = ("versions", "device", "precision", "processes", "threads", "git", "data")
+COMPARED = ("versions", "device", "precision", "processes", "threads", "git", "code", "data")
 
 
 def require_run(path: Path) -> RunFolder:
@@ -30,9 +31,18 @@ def require_run(path: Path) -> RunFolder:
 
 
 def environment_differences(before: RunFolder, now: RunFolder) -> list[str]:
-    """What is not as it was, a line each: `versions.torch: 2.6.0 before, 2.15.0 now`."""
+    """What is not as it was, in the recipe too, a line each: `versions.torch: 2.6.0 before, 2.15.0 now`."""
     old, new = (json.loads(run.environment.read_text(encoding="utf-8")) for run in (before, now))
-    return [line for key in COMPARED for line in _differences(key, old.get(key), new.get(key))]
+    lines = changes(old, new)
+    recipes = [yaml.safe_load(run.recipe.read_text(encoding="utf-8")) or {} for run in (before, now)]
+    for recipe in recipes:
+        recipe.pop("output", None)
+    return [*lines, *_differences("recipe", *recipes)]
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str] = COMPARED) -> list[str]:
+    """What two environments differ in that may change results, a line each."""
+    return [line for key in keys for line in _differences(key, before.get(key), now.get(key))]
 
 
 def _differences(key: str, old: Any, new: Any) -> Iterator[str]:
@@ -56,8 +66,8 @@ def result_differences(before: RunFolder, now: RunFolder) -> list[str]:
     lines = []
     for name in ("last", "best"):
         old, new = (load_native(getattr(run, name)) for run in (before, now))
-        if old.state.keys() != new.state.keys():
-            lines.append(f"{name}.safetensors holds other weights")
+        if _shapes(old.state) != _shapes(new.state):
+            lines.append(f"{name}.safetensors is of another network")
             continue
         apart = max(_distance(old.state[key], new.state[key]) for key in old.state)
         if apart:
@@ -70,7 +80,9 @@ def result_differences(before: RunFolder, now: RunFolder) -> list[str]:
     return lines
 
 
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {key: tensor.shape for key, tensor in state.items()}
+
+
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    if a.shape != b.shape:
-        raise CheckpointError(f"a weight has the shape {tuple(a.shape)} in one run and {tuple(b.shape)} in the other")
     return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from ecstfl_cli.api import InputSpec, ModelSpec
 from ecstfl_cli.components.sample_dataset import SampleDataset
 from ecstfl_cli.engine.checkpoint import load_native, save_checkpoint
 from ecstfl_cli.engine.evaluate import Predictions
-from ecstfl_cli.engine.repeat import environment_differences, result_differences
+from ecstfl_cli.engine.repeat import changes, environment_differences, result_differences
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.run_folder import RunFolder, write_text
 from ecstfl_cli.engine.runtime import environment
@@ -25,14 +27,14 @@ from ecstfl_cli.engine.training_data import TrainingData
 from ecstfl_cli.engine.training_state import Progress, SavedState, save_state
 from ecstfl_cli.errors import CheckpointError
 from ecstfl_cli.labels import LabelMap
-from ecstfl_cli.media.sinks import write_predictions
+from ecstfl_cli.media.sinks import read_predictions, write_predictions
 from ecstfl_cli.recipe import Recipe
 from ecstfl_cli.recipe_loading import dump
 from ecstfl_cli.report.plots import plot_confusion, plot_curves, plot_samples
 
 PLOT_EVERY_SECONDS = 30.0
 SAMPLES_SHOWN = 16
-ANEW = "the best epoch is chosen among those from here on"
+ON_THE_MACHINE = ("versions", "device", "precision", "processes", "threads")
 
 
 @dataclass
@@ -55,7 +57,11 @@ class RunWriter:
         """Before the first step. On resuming, what a kill may have left unwritten or damaged is written again."""
         write_text(self.run.recipe, dump(self.recipe))
         found = environment(self.device) | dict(settings) | {"data": self.data.summary(self.labels)}
-        self.run.write_json(self.run.environment, found)
+        earlier = self._earlier()
+        # Already another number of threads rounds otherwise.
+        for line in changes(earlier["earlier"][-1], found, ON_THE_MACHINE) if earlier else ():
+            self.reporter.warn(f"not as before the interruption, so not equal to the bit: {line}")
+        self.run.write_json(self.run.environment, found | earlier)
         if self.before:
             for line in environment_differences(self.before, self.run):
                 self.reporter.warn(f"not as in {self.before.path}: {line}")
@@ -70,13 +76,21 @@ class RunWriter:
         if progress.rows:
             self.run.write_metrics_table(progress.rows)
 
+    def _earlier(self) -> dict[str, Any]:
+        """Where a run is continued, what it was made with until then."""
+        try:
+            last = json.loads(self.run.environment.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return {"earlier": [*last.pop("earlier", []), last]}
+
     def mended_best(self, progress: Progress, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-        """On resuming: the progress's `best`, or nothing where its checkpoint is lost.
+        """On resuming: the progress's `best`, or another where its checkpoint is lost, or nothing within an epoch.
 
         At the end of an epoch, the epoch's checkpoints are written again from the state's own weights.
         """
-        best = progress.best
-        if progress.rows and not progress.step:
+        best, has_ended = progress.best, bool(progress.rows) and not progress.step
+        if has_ended:
             self._checkpoint(self.run.last, weights, progress.rows[-1])
             if best.get("epoch") == progress.epoch:
                 self._checkpoint(self.run.best, weights, progress.rows[-1])
@@ -84,13 +98,18 @@ class RunWriter:
             return best
         try:
             found = load_native(self.run.best).metrics.get("epoch")
+            lost = "" if found == best["epoch"] else f"{self.run.best} is of epoch {found}, not {best['epoch']}"
         except CheckpointError as error:
-            self.reporter.warn(f"{error.message}; {ANEW}")
+            lost = error.message
+        if not lost:
+            return best
+        self.reporter.warn(
+            f"{lost}; the best epoch is chosen among those from {'the last one' if has_ended else 'here'} on"
+        )
+        if not has_ended:
             return {}
-        if found != best["epoch"]:
-            self.reporter.warn(f"{self.run.best} is of epoch {found}, not {best['epoch']}; {ANEW}")
-            return {}
-        return best
+        self._checkpoint(self.run.best, weights, progress.rows[-1])
+        return dict(progress.last)
 
     def state(self, state: SavedState) -> None:
         """What the run continues from. Raises CheckpointError where it cannot be written."""
@@ -103,9 +122,8 @@ class RunWriter:
         if is_best:
             self._checkpoint(self.run.best, weights, row)
         self.run.write_metrics_table(progress.rows)
-        if is_best and not self.data.test and predictions:
-            # What is evaluated last is also what is evaluated now: it need not be done again.
-            self._evaluated(next(iter(predictions)), next(iter(predictions.values())), progress, "")
+        if is_best and predictions:
+            self.best_on_validation(next(iter(predictions.values())))
         self._track(row)
         # Short epochs come faster than a picture of them is worth.
         if time.monotonic() - self._plotted > PLOT_EVERY_SECONDS:
@@ -114,13 +132,23 @@ class RunWriter:
             if predictions:
                 self._track_images(*next(iter(predictions.items())), progress.epoch)
 
+    def best_on_validation(self, predicted: Predictions) -> None:
+        """Without test lists, the validation of the best epoch is the last word: it is kept, and not done again."""
+        if not self.data.test:
+            write_predictions(predicted, self.labels.names, self.run.predictions)
+
     def conclude(self, progress: Progress, results: Mapping[str, Any], predictions: Mapping[str, Predictions]) -> None:
         """After the last epoch. `predictions` are those of the best checkpoint on the test lists."""
         plot_curves(progress.rows, self.run.curves)
         for name, predicted in predictions.items():
-            self._evaluated(name, predicted, progress, "" if name == next(iter(predictions)) else f"_{name}")
-        for name, predicted in list(predictions.items())[:1]:
-            self._track_images(name, predicted, progress.best["epoch"])
+            ending = "" if name == next(iter(predictions)) else f"_{name}"
+            path = self.run.predictions.with_stem(self.run.predictions.stem + ending)
+            write_predictions(predicted, self.labels.names, path)
+            self._picture(name, predicted, results["best"][name]["confusion"], progress.best["epoch"], ending)
+        if not self.data.test and self.data.val:
+            name = next(iter(self.data.val))
+            kept = Predictions(*read_predictions(self.run.predictions, self.labels.names))
+            self._picture(name, kept, progress.best[name]["confusion"], progress.best["epoch"])
         self.run.write_json(self.run.metrics, results)
         if self.before:
             self._compare(self.before)
@@ -152,14 +180,16 @@ class RunWriter:
             data=self.data.summary(self.labels),
         )
 
-    def _evaluated(self, name: str, predicted: Predictions, progress: Progress, ending: str) -> None:
-        """Predictions of the best checkpoint on a list: the table, the confusion matrix, some of the samples."""
-        title = f"best checkpoint (epoch {progress.best['epoch']}) on {name}"
-        run, names = self.run, self.labels.names
-        write_predictions(predicted, names, run.predictions.with_stem(run.predictions.stem + ending))
-        confusion = run.confusion.with_stem(run.confusion.stem + ending)
-        plot_confusion(predicted.metrics().confusion, names, confusion, title)
-        self._plot_samples(name, predicted, run.samples.with_stem(run.samples.stem + ending))
+    def _picture(self, name: str, predicted: Predictions, confusion: Any, epoch: int, ending: str = "") -> None:
+        """The best checkpoint on a list: its confusion matrix, and some of the samples."""
+        run = self.run
+        paths = {
+            key: path.with_stem(path.stem + ending)
+            for key, path in (("confusion", run.confusion), ("samples", run.samples))
+        }
+        plot_confusion(confusion, self.labels.names, paths["confusion"], f"best checkpoint (epoch {epoch}) on {name}")
+        self._plot_samples(name, predicted, paths["samples"])
+        self._track_files(name, paths, epoch)
 
     def _plot_samples(self, name: str, predicted: Predictions, path: Path) -> None:
         samples = {**self.data.val, **self.data.test}[name]
@@ -175,14 +205,19 @@ class RunWriter:
             self._trackers.log_scalars(tracked(row), row["epoch"])
 
     def _track_images(self, name: str, predicted: Predictions, epoch: int) -> None:
-        if self._trackers is None or not self.recipe.train.trackers:
-            return
-        confusion, samples = self.run.path / "tracked_confusion.png", self.run.path / "tracked_samples.png"
-        plot_confusion(predicted.metrics().confusion, self.labels.names, confusion, f"epoch {epoch} on {name}")
-        self._plot_samples(name, predicted, samples)
-        for kind, path in (("confusion", confusion), ("samples", samples)):
-            self._trackers.log_image(f"{name}/{kind}", path, epoch)
-            path.unlink()
+        """Pictures of an epoch's validation, for the trackers only."""
+        if self.recipe.train.trackers:
+            with tempfile.TemporaryDirectory() as folder:
+                paths = {kind: Path(folder, f"{kind}.png") for kind in ("confusion", "samples")}
+                matrix = predicted.metrics().confusion
+                plot_confusion(matrix, self.labels.names, paths["confusion"], f"epoch {epoch} on {name}")
+                self._plot_samples(name, predicted, paths["samples"])
+                self._track_files(name, paths, epoch)
+
+    def _track_files(self, name: str, pictures: Mapping[str, Path], epoch: int) -> None:
+        for kind, path in pictures.items():
+            if self._trackers is not None:
+                self._trackers.log_image(f"{name}/{kind}", path, epoch)
 
 
 def tracked(row: Mapping[str, Any]) -> dict[str, float]:

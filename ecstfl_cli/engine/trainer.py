@@ -148,7 +148,8 @@ class Trainer:
         totals, first = EpochTotals(progress.totals), progress.step
         started, spent, shown = time.monotonic(), progress.seconds, ""
         title = f"epoch {progress.epoch + 1}/{self.recipe.train.epochs}"
-        with self.reporter.progress(title, (steps - first) * self.order.batch_size, self.unit) as advance:
+        left = max(0, min(steps * self.order.batch_size, self.order.n) - first * self.order.batch_size)
+        with self.reporter.progress(title, left, self.unit) as advance:
             for step, batch in zip(range(first, steps), batches(loader), strict=False):
                 begun = time.monotonic()
                 updated = self._step(step, steps, batch, totals, recent)

@@ -47,6 +47,17 @@ def write_predictions(predictions: PredictionTable, label_names: Sequence[str], 
         writer(rows, label_names, partial)
 
 
+def read_predictions(
+    path: Path, label_names: Sequence[str]
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.float32]]:
+    """Names (N), targets (N,) with -1 where unknown and probs (N, K) of a csv that `write_predictions` wrote."""
+    import pandas as pd
+
+    frame = pd.read_csv(path, dtype={"path": str}, keep_default_na=False, na_values={"label": [""]})
+    probs = frame[[f"prob_{name}" for name in label_names]].to_numpy(np.float32)
+    return frame["path"].tolist(), frame["label"].fillna(-1).to_numpy(np.int64), probs
+
+
 def prediction_rows(predictions: PredictionTable, label_names: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of `write_predictions` as plain values, for JSON; an unknown label is None."""
     columns = [f"prob_{name}" for name in label_names]

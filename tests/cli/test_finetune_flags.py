@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ecstfl_cli.recipe import OptimizerSection
-from ecstfl_cli.recipe_loading import load_recipe
+from ecstfl_cli.recipe_loading import dump, load_recipe
 from ecstfl_cli.resources import shipped
 
 Cli = Callable[..., Any]
@@ -33,7 +33,9 @@ def test_the_flags_of_the_reference_release_train_in_its_own_spelling(
     assert recipe.data.train == [str(train)]
     assert recipe.data.val == [str(test)]
     assert recipe.losses["ec_stfl"].weight == 3
-    assert recipe.optimizer == OptimizerSection.model_validate({"name": "sgd", "lr": 0.001, "momentum": 0.5, "weight_decay": 0.0})
+    assert recipe.optimizer == OptimizerSection.model_validate(
+        {"name": "sgd", "lr": 0.001, "momentum": 0.5, "weight_decay": 0.0}
+    )
     assert recipe.schedule.step_size == 7
     assert (recipe.train.device, recipe.train.workers, recipe.train.batch_size) == ("cpu", 0, 4)
 
@@ -53,7 +55,7 @@ def test_a_recipe_trains_and_its_run_is_resumed_without_naming_it(
     assert "recipe my.yaml" in first.stderr
     (run,) = (tmp_path / "runs/my").iterdir()
     folder = run.relative_to(tmp_path)
-    for part in ("val WAR", "test UAR", "last", "best", f"run folder: {folder}"):
+    for part in ("WAR %", "UAR %", "val", "test", "last", "best", f"run folder: {folder}"):
         assert part in first.stdout
     assert f"next: ecstfl infer {data.test} --model {folder}/best.safetensors" in first.stdout
     assert f"ecstfl export {folder}/best.safetensors" in first.stdout
@@ -131,3 +133,87 @@ def test_only_a_run_folder_is_resumed(cli: Cli, tmp_path: Path, make: str, said:
     result = cli("finetune", "--resume", target, cwd=tmp_path)
     assert result.exit_code == 1
     assert said in result.stderr
+
+
+# --- options of the training engine ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tiny_images: Callable[..., Any], tmp_path: Path) -> Path:
+    """A recipe file of two epochs of two steps."""
+    from small_run import small_recipe
+
+    recipe = small_recipe(tiny_images(classes=2, per_class=4), tmp_path / "runs")
+    path = tmp_path / "small.yaml"
+    path.write_text(dump(recipe), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("word", "value"), [("500", 500), ("15min", "15min"), ("2.5 min", "2.5 min")])
+def test_save_every_takes_steps_or_minutes(cli: Cli, small: Path, word: str, value: Any) -> None:
+    result = cli("finetune", small, "--save-every", word, "--set", "train.max_steps=1", "--json")
+    assert result.exit_code == 0, result.stderr
+    run = Path(json.loads(result.stdout)["folder"])
+    assert load_recipe(run / "recipe.yaml").train.save_every == value
+
+
+@pytest.mark.parametrize("word", ["soon", "0", "-3", "15s"])
+def test_save_every_that_is_neither_is_refused_by_name(cli: Cli, small: Path, word: str) -> None:
+    result = cli("finetune", small, f"--save-every={word}")
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "--save-every: train.save_every: must be a number of steps, e.g. 500, or of minutes, e.g. 15min" in said
+    assert repr(int(word) if word.isdecimal() else word) in said
+
+
+def test_a_run_that_is_stopped_says_so_in_its_json(cli: Cli, small: Path) -> None:
+    stopped = cli("finetune", small, "--max-minutes", "0.000001", "--json")
+    assert stopped.exit_code == 0, stopped.stderr
+    printed = json.loads(stopped.stdout)
+    assert printed["stopped"] == "the time limit of 1e-06 minutes"
+    assert printed["last"] == {}
+    assert f"continue with: ecstfl finetune --resume {printed['folder']}" in " ".join(stopped.stderr.split())
+    words = ["--set", "train.max_minutes=null", "--json"]
+    finished = cli("finetune", "--resume", printed["folder"], *words)
+    assert finished.exit_code == 0, finished.stderr
+    assert json.loads(finished.stdout)["stopped"] is None
+    assert json.loads(finished.stdout)["last"] == {"epoch": 2}
+
+
+def test_the_engines_options_reach_the_runs_recipe(cli: Cli, small: Path) -> None:
+    pytest.importorskip("tensorboard")
+    words = ["--detect-anomaly", "--max-minutes", "5", "--trackers", "tensorboard", "--precision", "fp32"]
+    result = cli("finetune", small, *words, "--set", "train.max_steps=1", "--json")
+    assert result.exit_code == 0, result.stderr
+    run = Path(json.loads(result.stdout)["folder"])
+    train = load_recipe(run / "recipe.yaml").train
+    assert (train.detect_anomaly, train.max_minutes, train.trackers) == (True, 5.0, ["tensorboard"])
+    assert list((run / "tensorboard").iterdir())
+    assert f"tensorboard --logdir {run}" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--compile", "--detect-anomaly"], "looks at single layers, which train.compile melts into one"),
+        (["--max-minutes", "0"], "--max-minutes: train.max_minutes: must be above 0"),
+        (["--lr", "0"], "--lr: optimizer.lr: must be above 0"),
+        (["--set", "train.accumulate=0"], "train.accumulate: must be at least 1"),
+        (["--set", "train.ema=1"], "train.ema: must be below 1"),
+        (["--set", "augment.mixup=0.2", "--set", "augment.mix_prob=0"], "so that mixup and cutmix have no effect"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_before_training(
+    cli: Cli, small: Path, words: list[str], said: str
+) -> None:
+    result = cli("finetune", small, *words)
+    assert result.exit_code == 1
+    assert said in " ".join(result.stderr.split())
+    assert not (small.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("words", [["--trackers", "comet"], ["--processes", "0"], ["--precision", "fp8"]])
+def test_a_wrong_choice_is_wrong_usage(cli: Cli, small: Path, words: list[str]) -> None:
+    result = cli("finetune", small, *words)
+    assert result.exit_code == 2
+    assert words[0] in result.stderr

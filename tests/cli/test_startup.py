@@ -1,14 +1,19 @@
-"""Start-up: help and listings import none of the heavy libraries, whatever is installed."""
+"""Start-up: help and listings import none of the heavy libraries, and `infer` no more than it needs."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from small_model import SIZE, save_small_model
+
+from ecstfl_cli.api import Modality
 
 HEAVY = [
     *("torch", "torchvision", "timm", "pandas", "numpy", "matplotlib", "accelerate"),
@@ -16,6 +21,12 @@ HEAVY = [
 ]
 # Typer itself uses pydantic to read the values of options, so only what has none to read is free of it.
 FREE_OF_PYDANTIC = ["--help", "--version"]
+
+# What takes longer to import than a small network takes to predict.
+NEEDLESS_TO_INFER = [
+    *("torchvision", "timm", "pandas", "pyarrow", "matplotlib", "accelerate", "scipy", "sklearn"),
+    *("onnx", "onnxruntime", "sympy", "torch._dynamo", "torch._inductor", "torch.distributed.fsdp"),
+]
 
 # Runs command lines one after the other in one process and tells, for each, which heavy libraries are loaded by then.
 PROGRAM = """
@@ -85,3 +96,38 @@ def test_listing_twenty_plugins_imports_none_of_them(fake_distribution, monkeypa
     listed = {s["name"]: s["state"] for s in json.loads(output)}
     assert {listed[f"loss_{i}"] for i in range(20)} == {"ok"}
     assert heavy == []
+
+
+@pytest.mark.parametrize(("backbone", "modality"), [("grid_cnn", "img"), ("motion_grid_cnn", "video")])
+def test_infer_imports_what_its_model_needs_and_no_more(backbone: str, modality: Modality, tmp_path: Path) -> None:
+    ((_, code, output, heavy),) = loaded_by([infer_line(backbone, modality, tmp_path)], NEEDLESS_TO_INFER)
+    assert code in (0, None), output
+    assert (tmp_path / "out" / "predictions.csv").is_file()
+    assert set(heavy) <= loaded_by_torch()
+
+
+def test_threads_of_torch_hardly_spin_while_they_wait(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "ecstfl_cli", *infer_line("grid_cnn", "img", tmp_path)]
+    told = subprocess.run(
+        line, env={**os.environ, "OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True, check=True
+    ).stderr
+    found = re.search(r"GOMP_SPINCOUNT = '(\d+)'", told)
+    if found is None:
+        pytest.skip("this build of torch does not use GNU's OpenMP")
+    assert int(found[1]) <= 10_000, "300,000 if nothing is set"
+
+
+def infer_line(backbone: str, modality: Modality, folder: Path) -> list[str]:
+    """The words of `ecstfl infer` on one image or clip with a small checkpoint, both in `folder`."""
+    model = save_small_model(folder / "model.safetensors", modality, backbone=backbone, temporal_head=None)
+    clip = folder / "clip"
+    clip.mkdir()
+    Image.new("RGB", (SIZE, SIZE), "grey").save(clip / "1.png")
+    source = clip if modality == "video" else clip / "1.png"
+    return ["infer", str(source), "--model", str(model), "--out", str(folder / "out"), "--device", "cpu"]
+
+
+def loaded_by_torch() -> set[str]:
+    """What torch imports by itself, which differs between its versions."""
+    program = "import json, sys, torch; print(json.dumps(list(sys.modules)))"
+    return set(json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout))

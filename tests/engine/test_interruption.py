@@ -169,7 +169,8 @@ def test_states_are_saved_every_so_many_minutes(recipe: Callable) -> None:
 def start(recipe_file: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "ecstfl_cli", "finetune", *options]
     command += [] if "--resume" in options else [str(recipe_file)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Another number of threads adds up in another order.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 

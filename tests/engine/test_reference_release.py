@@ -87,7 +87,9 @@ def test_first_weights_are_names_of_the_catalogue() -> None:
 def test_the_protocol_is_the_release_s() -> None:
     video, still = from_flags(type="video"), from_flags(type="img")
     for recipe in (video, still):
-        assert recipe.optimizer == OptimizerSection.model_validate({"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4})
+        assert recipe.optimizer == OptimizerSection.model_validate(
+            {"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
+        )
         assert (recipe.schedule.name, recipe.schedule.step_size, recipe.schedule.factor) == ("step", 50, 0.1)
         assert recipe.schedule.warmup_epochs == 0
         assert (recipe.train.epochs, recipe.train.batch_size) == (200, 32)
@@ -154,7 +156,9 @@ def test_every_flag_reaches_its_key() -> None:
     )
     assert (recipe.data.train, recipe.data.val, recipe.data.test) == (["a_b.txt"], ["c_d.txt"], [])
     assert weights(recipe) == {"cross_entropy": 1.0, "ec_stfl": 2.5}
-    assert recipe.optimizer == OptimizerSection.model_validate({"name": "sgd", "lr": 0.5, "momentum": 0.1, "weight_decay": 0.2})
+    assert recipe.optimizer == OptimizerSection.model_validate(
+        {"name": "sgd", "lr": 0.5, "momentum": 0.1, "weight_decay": 0.2}
+    )
     assert recipe.schedule.step_size == 7
     train = recipe.train
     assert (train.epochs, train.batch_size, train.workers, train.device, train.precision) == (3, 4, 0, "cpu", "fp32")

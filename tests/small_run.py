@@ -1,0 +1,52 @@
+"""Training runs of a second or two, for tests: grid_cnn at 32 px on tiny data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ecstfl_cli.engine.finetune import RunResult, finetune
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.recipe import Recipe
+
+
+def small_recipe(tiny: Any, output: Path, **changes: Any) -> Recipe:
+    """Two epochs of the training list in batches of 4, without an evaluation list; `changes` go into its sections."""
+    video = tiny.train.suffix == ".txt"
+    sections: dict[str, Any] = {
+        "name": "small",
+        "output": str(output),
+        "data": {"train": [str(tiny.train)]},
+        "input": {
+            "modality": "video" if video else "img",
+            "size": 32,
+            "sampling": {"scheme": "uniform", "frames": 4},
+        },
+        "model": {"backbone": "motion_grid_cnn" if video else "grid_cnn", "args": {"width": 4}},
+        "optimizer": {"name": "sgd", "lr": 0.05},
+        "schedule": {"name": "constant"},
+        "train": {"epochs": 2, "batch_size": 4, "workers": 0, "device": "cpu"},
+    }
+    for key, value in changes.items():
+        merge = isinstance(value, dict) and isinstance(sections.get(key), dict)
+        sections[key] = {**sections[key], **value} if merge else value
+    return Recipe.model_validate(sections)
+
+
+def train(recipe: Recipe, reporter: Reporter | None = None, **options: Any) -> RunResult:
+    """`finetune` with a reporter that keeps silent; `options` are `resume` and `repeat`."""
+    return finetune(recipe, reporter=reporter or Reporter(), **options)
+
+
+def weights(run: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    """The weights of a run's checkpoint."""
+    return load_file(run / f"{which}.safetensors")
+
+
+def same_weights(a: Path, b: Path, which: str = "last") -> bool:
+    """Whether two runs have the same weights to the bit."""
+    left, right = weights(a, which), weights(b, which)
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
