@@ -11,26 +11,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from ecstfl_cli.api import InputSpec, LossContext, ModelSpec
+from ecstfl_cli.api import LossContext, ModelSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.components.frame_model import FrameModel
-from ecstfl_cli.components.transforms import Augmentation
 from ecstfl_cli.engine.checkpoint import initialise, load_native, open_checkpoint
 from ecstfl_cli.engine.distributed import Processes, random_state, set_random_state
 from ecstfl_cli.engine.evaluate import Predictions
-from ecstfl_cli.engine.loader import EvaluationOrder, TrainingOrder, evaluation_loader, shut_down, training_loader
 from ecstfl_cli.engine.objective import Objective
 from ecstfl_cli.engine.parallel import load_network
 from ecstfl_cli.engine.repeat import require_run
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.run_folder import LoggingReporter, RunFolder
 from ecstfl_cli.engine.run_writer import RunWriter
-from ecstfl_cli.engine.runtime import loader_workers, resolve_device, resolve_parallel, seed_everything, slow_precision
+from ecstfl_cli.engine.runtime import resolve_device, resolve_parallel, seed_everything, slow_precision
 from ecstfl_cli.engine.stages import freeze
 from ecstfl_cli.engine.trainer import Trainer
-from ecstfl_cli.engine.training_data import TrainingData, load_training_data
+from ecstfl_cli.engine.training_data import load_training_data
+from ecstfl_cli.engine.training_loaders import TrainingLoaders
 from ecstfl_cli.engine.training_state import Progress, SavedState, check_fits, load_state, states
 from ecstfl_cli.engine.watch import Stop, StoppedError, Watch
 from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
@@ -102,7 +100,7 @@ class _Training:
         if frozen := freeze(network, recipe.model.freeze):
             reporter.note(f"{len(frozen)} of {len(list(network.parameters()))} parameters are frozen")
         self.data = processes.on_main(lambda: load_training_data(recipe, self.labels, run.path, reporter))
-        self.loaders = _Loaders(recipe, spec, self.data, processes)
+        self.loaders = TrainingLoaders(recipe, spec, self.data, processes)
         objective = Objective(
             recipe.losses, LossContext(len(self.labels), network.num_features, self.data.class_counts)
         )
@@ -155,7 +153,7 @@ class _Training:
                         self._save()
                     raise
         finally:
-            shut_down([self.loaders.train, *self.loaders.val.values(), *self.loaders.test.values()])
+            self.loaders.close()
             self.writer.close()
 
     def _epoch(self, watch: Watch) -> None:
@@ -296,54 +294,8 @@ class _Training:
         return results
 
 
-class _Loaders:
-    """The loaders of one run; their worker processes live as long as it does."""
-
-    def __init__(self, recipe: Recipe, spec: InputSpec, data: TrainingData, processes: Processes) -> None:
-        train, augment = recipe.train, recipe.augment
-        augmentation = Augmentation(
-            augment.random_resized_crop,
-            (augment.scale[0], augment.scale[1]),
-            (augment.ratio[0], augment.ratio[1]),
-            augment.hflip,
-            augment.rand_augment.ops,
-            augment.rand_augment.magnitude,
-            augment.erasing,
-        )
-        workers = loader_workers(train.workers, processes.device, processes.on_this_machine)
-        self.order = TrainingOrder(
-            len(data.train), train.batch_size, recipe.seed, drop_last=train.drop_last, share=processes.share
-        )
-        _check_shares(self.order, processes.count)
-        self.train = training_loader(data.train, spec, self.order, augmentation, workers)
-
-        def evaluation(samples: Any) -> DataLoader:
-            order = EvaluationOrder(
-                len(samples), -(-train.batch_size // processes.count), processes.rank, processes.count
-            )
-            return evaluation_loader(samples, spec, order, workers)
-
-        self.val = {name: evaluation(samples) for name, samples in data.val.items()}
-        self.test = {name: evaluation(samples) for name, samples in data.test.items()}
-
-
 def _weights_of(path: Path) -> dict[str, Tensor]:
     return load_native(path).state
-
-
-def _check_shares(order: TrainingOrder, processes: int) -> None:
-    """Raise EcstflError where a batch has fewer samples than there are processes."""
-    rest = 0 if order.drop_last else order.n % order.batch_size
-    if order.batch_size < processes:
-        raise EcstflError(
-            f"a batch of {order.batch_size} cannot be shared by {processes} processes",
-            f"Use --batch-size {processes} or more: it is the batch of all processes together.",
-        )
-    if 0 < rest < processes:
-        raise EcstflError(
-            f"the last batch of an epoch has {rest} samples, too few for {processes} processes",
-            "Set train.drop_last: true, or another batch size.",
-        )
 
 
 def _check_mixing(recipe: Recipe, objective: Objective, reporter: Reporter) -> None:
