@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,16 @@ def small_recipe(tiny: Any, output: Path, **changes: Any) -> Recipe:
         "schedule": {"name": "constant"},
         "train": {"epochs": 2, "batch_size": 4, "workers": 0, "device": "cpu"},
     }
+    return Recipe.model_validate(merged(sections, changes))
+
+
+def merged(sections: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of a recipe with changes: keys go into sections, everything else takes the other's place."""
+    found = dict(sections)
     for key, value in changes.items():
-        merge = isinstance(value, dict) and isinstance(sections.get(key), dict)
-        sections[key] = {**sections[key], **value} if merge else value
-    return Recipe.model_validate(sections)
+        into_section = isinstance(value, dict) and isinstance(found.get(key), dict)
+        found[key] = {**found[key], **value} if into_section else value
+    return found
 
 
 def train(recipe: Recipe, reporter: Reporter | None = None, **options: Any) -> RunResult:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from small_run import merged, same_weights, small_recipe, train, weights
 
 from ecstfl_cli.engine.finetune import RunResult, finetune
 from ecstfl_cli.engine.prepare import prepare_dataset
@@ -19,36 +19,23 @@ from ecstfl_cli.errors import CheckpointError, DataError, EcstflError, LabelMapE
 from ecstfl_cli.recipe import Recipe
 
 
-def recipe_for(tiny: Any, output: Path, **changes: dict[str, Any]) -> Recipe:
-    """A recipe of seconds: resnet10t at 32 px on tiny data."""
-    video = tiny.train.suffix == ".txt"
-    sections: dict[str, Any] = {
+def recipe_for(tiny: Any, output: Path, **changes: Any) -> Recipe:
+    """A recipe of seconds: resnet10t with a validation split and a test list."""
+    base: dict[str, Any] = {
         "name": "tiny",
-        "output": str(output),
-        "data": {"train": [str(tiny.train)], "test": [str(tiny.test)], "val_split": 0.25},
-        "input": {
-            "modality": "video" if video else "img",
-            "size": 32,
-            "sampling": {"scheme": "uniform", "frames": 4},
+        "data": {"test": [str(tiny.test)], "val_split": 0.25},
+        "model": {
+            "backbone": "timm/resnet10t",
+            "args": {},
+            "temporal_head": "mean" if tiny.train.suffix == ".txt" else None,
         },
-        "model": {"backbone": "timm/resnet10t", "temporal_head": "mean" if video else None},
         "optimizer": {"name": "adamw", "lr": 1e-3},
-        "schedule": {"name": "constant"},
-        "train": {"epochs": 2, "batch_size": 4, "workers": 0, "device": "cpu"},
     }
-    for key, value in changes.items():
-        merge = isinstance(value, dict) and isinstance(sections.get(key), dict)
-        sections[key] = {**sections[key], **value} if merge else value
-    return Recipe.model_validate(sections)
+    return small_recipe(tiny, output, **merged(base, changes))
 
 
 def run(recipe: Recipe, resume: Path | None = None) -> RunResult:
-    return finetune(recipe, reporter=Reporter(), resume=resume)
-
-
-def same_weights(a: Path, b: Path) -> bool:
-    left, right = load_file(a), load_file(b)
-    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+    return train(recipe, resume=resume)
 
 
 def test_a_run_leaves_everything_a_table_needs(tiny_images: Callable, tmp_path: Path) -> None:
@@ -101,8 +88,8 @@ def test_gamma_zero_is_exactly_cross_entropy(tiny_images: Callable, tmp_path: Pa
     alone = run(recipe_for(data, tmp_path / "a", losses={"cross_entropy": {}}))
     zero = run(recipe_for(data, tmp_path / "b", losses={"cross_entropy": {}, "ec_stfl": {"weight": 0.0}}))
     ten = run(recipe_for(data, tmp_path / "c", losses={"cross_entropy": {}, "ec_stfl": {"weight": 10.0}}))
-    assert same_weights(alone.folder / "last.safetensors", zero.folder / "last.safetensors")
-    assert not same_weights(alone.folder / "last.safetensors", ten.folder / "last.safetensors")
+    assert same_weights(alone.folder, zero.folder)
+    assert not same_weights(alone.folder, ten.folder)
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny_clips: Callable, tmp_path: Path) -> None:
@@ -115,7 +102,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny_clips: Callable
     half = run(recipe_for(data, tmp_path / "half", **options, train={"epochs": 2}))
     rest = run(recipe_for(data, tmp_path / "half", **options, train={"epochs": 4}), resume=half.folder)
     assert rest.folder == half.folder
-    assert same_weights(whole.folder / "last.safetensors", rest.folder / "last.safetensors")
+    assert same_weights(whole.folder, rest.folder)
     assert pd.read_csv(rest.folder / "metrics.csv")["epoch"].tolist() == [1, 2, 3, 4]
 
 
@@ -123,14 +110,14 @@ def test_the_number_of_workers_does_not_change_the_result(tiny_clips: Callable, 
     data = tiny_clips(classes=2, per_class=4, frames=6)
     alone = run(recipe_for(data, tmp_path / "a"))
     two = run(recipe_for(data, tmp_path / "b", train={"workers": 2}))
-    assert same_weights(alone.folder / "last.safetensors", two.folder / "last.safetensors")
+    assert same_weights(alone.folder, two.folder)
 
 
 def test_another_seed_gives_another_result(tiny_images: Callable, tmp_path: Path) -> None:
     data = tiny_images(classes=2, per_class=4)
     first = run(recipe_for(data, tmp_path / "a"))
     second = run(recipe_for(data, tmp_path / "b", seed=1))
-    assert not same_weights(first.folder / "last.safetensors", second.folder / "last.safetensors")
+    assert not same_weights(first.folder, second.folder)
 
 
 def test_resuming_on_other_data_is_refused(tiny_images: Callable, tmp_path: Path) -> None:
@@ -178,7 +165,8 @@ def test_training_without_any_evaluation_list_keeps_the_last_epoch(tiny_images: 
     result = finetune(recipe_for(data, tmp_path, data={"val_split": 0.0, "test": []}), reporter=reporter)
     assert any("nothing is evaluated" in warning for warning in reporter.warnings)
     assert result.metrics["best"] == result.metrics["last"] == {"epoch": 2}
-    assert same_weights(result.folder / "last.safetensors", result.folder / "best.safetensors")
+    last, best = weights(result.folder), weights(result.folder, "best")
+    assert all(torch.equal(last[key], best[key]) for key in last)
 
 
 def test_labels_are_joined_by_name(tiny_images: Callable, tmp_path: Path) -> None:
