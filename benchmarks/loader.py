@@ -13,71 +13,101 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
+from _timing import Running, machine, take_turns, timed
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ecstfl_cli import pathfile
 from ecstfl_cli.api import InputSpec, Modality
 from ecstfl_cli.components.sample_dataset import SampleDataset, collate
 from ecstfl_cli.components.sampling import evaluation_indices, training_indices
 from ecstfl_cli.components.transforms import Augmentation
+from ecstfl_cli.engine.loader import TrainingOrder, shut_down, training_loader
 from ecstfl_cli.engine.samples import Sample
 from ecstfl_cli.media.frames import list_frames
 
 ROUNDS = 9
 
 
-def plain(sample: Sample, spec: InputSpec, training: bool) -> Tensor:
-    """One sample as float32 (T, 3, H, W), in training with frames, crop and flip drawn at random."""
-    generator = np.random.default_rng() if training else None
-    files = [sample.source]
-    if spec.modality == "video":
-        listed, sampling = list_frames(sample.source), spec.sampling
-        n = len(listed)
-        indices = training_indices(sampling, n, generator) if generator else evaluation_indices(sampling, n)
-        files = [listed[i] for i in indices]
-    images = [Image.open(file).convert("RGB") for file in files]
-    flip = False
-    if generator:
-        box, flip = Augmentation().draw(*images[0].size, generator)
-        images = [image.crop(box) for image in images]
-    images = [image.resize((spec.size, spec.size), Image.Resampling.BILINEAR) for image in images]
-    if flip:
-        images = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
-    return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 for image in images])
+class PlainDataset(Dataset[tuple[Tensor, int]]):
+    """Samples as float32 (T, 3, H, W) or (3, H, W), in training with frames, crop and flip drawn at random."""
+
+    def __init__(self, samples: Sequence[Sample], spec: InputSpec, training: bool) -> None:
+        self.samples, self.spec, self.training = samples, spec, training
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        sample, spec = self.samples[index], self.spec
+        generator = np.random.default_rng() if self.training else None
+        files = [sample.source]
+        if spec.modality == "video":
+            listed, sampling = list_frames(sample.source), spec.sampling
+            n = len(listed)
+            indices = training_indices(sampling, n, generator) if generator else evaluation_indices(sampling, n)
+            files = [listed[i] for i in indices]
+        images = [Image.open(file).convert("RGB") for file in files]
+        flip = False
+        if generator:
+            box, flip = Augmentation().draw(*images[0].size, generator)
+            images = [image.crop(box) for image in images]
+        images = [image.resize((spec.size, spec.size), Image.Resampling.BILINEAR) for image in images]
+        if flip:
+            images = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
+        frames = [torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 for image in images]
+        return torch.stack(frames) if spec.modality == "video" else frames[0], sample.label
 
 
-def seconds(read: Callable[[int], Any], count: int) -> float:
-    """Time of reading `count` samples."""
-    started = time.perf_counter()
-    for i in range(count):
-        read(i)
-    return time.perf_counter() - started
+def ours(samples: Sequence[Sample], spec: InputSpec, training: bool) -> Running:
+    """Seconds of reading all samples once, epoch by epoch."""
+    torch.set_num_threads(1)
+    dataset = SampleDataset(samples, spec, training=training, augmentation=Augmentation())
+    epoch = 0
+    while True:
+        yield _reading(lambda i, epoch=epoch: collate([dataset[(epoch, i)]]), len(samples))  # type: ignore[misc]
+        epoch += 1
+
+
+def plain(samples: Sequence[Sample], spec: InputSpec, training: bool) -> Running:
+    """The same with the plain loop."""
+    torch.set_num_threads(1)
+    dataset = PlainDataset(samples, spec, training)
+    while True:
+        yield _reading(dataset.__getitem__, len(samples))
+
+
+def _reading(read: Callable[[int], object], count: int) -> tuple[float, None]:
+    return timed(lambda: [read(i) and None for i in range(count)])[0], None
 
 
 def compare(samples: Sequence[Sample], modality: Modality, training: bool) -> None:
     """Print both rates, the median of the rounds, and the median of their ratios."""
     spec = InputSpec(modality, size=112 if modality == "video" else 224)
-    dataset = SampleDataset(samples, spec, training=training, augmentation=Augmentation())
-    ours, theirs = [], []
-    for epoch in range(ROUNDS + 1):
-        ours.append(seconds(lambda i, epoch=epoch: collate([dataset[(epoch, i)]]), len(samples)))  # type: ignore[misc]
-        theirs.append(seconds(lambda i: plain(samples[i], spec, training), len(samples)))
-    # The first round fills the page cache.
-    ratios = [b / a for a, b in zip(ours[1:], theirs[1:], strict=True)]
-    rates = [len(samples) / median(times[1:]) for times in (ours, theirs)]
+    variants = {"ours": partial(ours, samples, spec, training), "plain": partial(plain, samples, spec, training)}
+    turns = take_turns(variants, ROUNDS)
+    rates = [len(samples) / turns[name].median for name in variants]
     what = f"{'clips' if modality == 'video' else 'stills'}, {'training' if training else 'evaluation'}"
-    print(
-        f"{what:20s} {rates[0]:10.1f} {rates[1]:10.1f} {median(ratios):8.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+    print(f"{what:20s} {rates[0]:10.1f} {rates[1]:10.1f} {turns['ours'].ratio(turns['plain']):8.2f}")
+
+
+def training_rate(samples: Sequence[Sample], spec: InputSpec, workers: int, batch: int, batches: int = 20) -> float:
+    """Samples per second of the loader that trains, with so many worker processes."""
+    repeated = list(samples) * -(-batch * batches // len(samples))
+    order = TrainingOrder(len(repeated), batch, seed=0)
+    loader: DataLoader = training_loader(repeated, spec, order, Augmentation(), workers)
+    for _ in loader:  # Starts the workers, and lists the clips.
+        pass
+    seconds, _ = timed(lambda: [None for _ in loader])
+    shut_down([loader])
+    return len(order) * batch / seconds
 
 
 def photograph(side: int, generator: np.random.Generator) -> Image.Image:
@@ -93,7 +123,7 @@ def photograph(side: int, generator: np.random.Generator) -> Image.Image:
 
 
 def make_clips(root: Path, clips: int = 24, frames: int = 16, side: int = 224) -> list[Sample]:
-    """Folders of JPEG frames, each a window that moves over one picture."""
+    """Folders of JPEG frames, each a window that moves over one picture; seven classes in turn."""
     samples = []
     for clip in range(clips):
         folder = root / f"{clip}"
@@ -102,23 +132,33 @@ def make_clips(root: Path, clips: int = 24, frames: int = 16, side: int = 224) -
         for t in range(frames):
             window = scene.crop((2 * t, t, 2 * t + side, t + side))
             window.convert("RGB").save(folder / f"{t + 1}.jpg", quality=90)
-        samples.append(Sample(folder, -1, folder.name))
+        samples.append(Sample(folder, clip % 7, folder.name))
     return samples
+
+
+def stills_of(clips: Sequence[Sample]) -> list[Sample]:
+    """Every frame of the clips as a sample of its own."""
+    return [Sample(file, clip.label, file.name) for clip in clips for file in list_frames(clip.source)]
+
+
+def read_list(path: str, limit: int) -> tuple[Modality, list[Sample]]:
+    """What a path file lists, and its first samples, with labels in seven classes by turns."""
+    listed = pathfile.read(path, root=None, label_map=None, require_labels=False)
+    samples = [Sample(Path(row.location), i % 7, row.path_as_written) for i, row in enumerate(listed.rows[:limit])]
+    return listed.modality, samples
 
 
 def main() -> None:
     """Print a table: both rates and their ratio, for training and evaluation."""
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         data: dict[Modality, list[Sample]]
         if len(sys.argv) > 1:
-            listed = pathfile.read(sys.argv[1], root=None, label_map=None, require_labels=False)
-            samples = [Sample(Path(row.location), -1, row.path_as_written) for row in listed.rows]
-            data = {listed.modality: samples[: int(sys.argv[2]) if len(sys.argv) > 2 else 300]}
+            modality, samples = read_list(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 300)
+            data = {modality: samples}
         else:
             clips = make_clips(Path(scratch))
-            stills = [Sample(file, -1, file.name) for clip in clips for file in list_frames(clip.source)]
-            data = {"video": clips, "img": stills}
+            data = {"video": clips, "img": stills_of(clips)}
+        print(f"{machine()}, median of {ROUNDS} rounds")
         print(f"{'samples/s, one core':20s} {'ecstfl':>10s} {'plain':>10s} {'ratio':>8s}")
         for modality, samples in data.items():
             for training in (True, False):

@@ -53,7 +53,7 @@ def main() -> None:
     """Run the command line; an EcstflError is one message on stderr and exit code 1."""
     # Threads that spin while they wait for each other take the cores from those they wait for, where loader workers
     # or other programs run, too: a step took up to eight times as long. It is read when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app()
     except EcstflError as error:
