@@ -269,8 +269,10 @@ def _run(
             )
         elif not result.stopped:
             _show(result, recipe)
-    if result.stopped:
-        raise typer.Exit(result.stopped.exit_code)
+    code = result.stopped.exit_code if result.stopped else 0
+    if launcher.is_launched():
+        launcher.leave(code)
+    raise typer.Exit(code)
 
 
 def _wanted(

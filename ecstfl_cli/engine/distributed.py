@@ -44,9 +44,10 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        # What is left of the group when Python ends may abort the process.
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.count > 1:
+            if kind is None:  # Nobody leaves while another one still has something to say to it.
+                dist.barrier(group=self._control)
             dist.destroy_process_group()
 
     def share(self, items: Sequence[T]) -> Sequence[T]:

@@ -254,6 +254,7 @@ def _gradients(rank: int, count: int, port: str, folder: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with Processes(torch.device("cpu")) as processes:
         torch.save(_results(processes), folder / f"{rank}.pt")
+    os._exit(0)  # What is left of gloo's threads may abort a process that ends in Python's own way.
 
 
 def _results(processes: Processes) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -315,7 +316,8 @@ def _step_of_shards(rank: int, rendezvous: str, results: str) -> None:
         found[name] = (norms, [p.full_tensor().detach() for p in network.parameters()])
     if rank == 0:
         torch.save(found, results)
-    distributed.destroy_process_group()
+    distributed.barrier()
+    os._exit(0)  # What is left of gloo's threads may abort a process that ends in Python's own way.
 
 
 def _network_and_objective() -> tuple[nn.Module, nn.Module]:
