@@ -143,6 +143,11 @@ class RandAugmentSection(Section):
 class AugmentSection(Section):
     """Training augmentation, the same for every frame of a clip. The defaults are the reference release's."""
 
+    size: Annotated[int, Field(ge=8, le=4096)] | None = Field(
+        default=None,
+        description="H = W in training, input.size if not given; random crops enlarge faces, so that less than it is "
+        "faster and fits the evaluation better (Touvron et al. 2019)",
+    )
     random_resized_crop: bool = True
     scale: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2)] = Field(
         default_factory=lambda: [0.08, 1.0], description="area of the crop, as a fraction of the frame"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -38,7 +39,8 @@ class TrainingLoaders:
             len(data.train), train.batch_size, recipe.seed, drop_last=train.drop_last, share=processes.share
         )
         _check_shares(self.order, processes.count)
-        self.train = training_loader(data.train, spec, self.order, augmentation, workers)
+        training_spec = replace(spec, size=augment.size or spec.size)
+        self.train = training_loader(data.train, training_spec, self.order, augmentation, workers)
 
         def evaluation(samples: Any) -> DataLoader:
             order = EvaluationOrder(
