@@ -20,6 +20,17 @@ PUBLISHED = {
     "affectnet8": "neutral happy sad surprise fear disgust angry contempt",
     "ferplus": "neutral happy surprise sad angry disgust fear contempt",
     "mafw": "angry disgust fear happy neutral sad surprise contempt anxiety helplessness disappointment",
+    "mafw_dfew_order": "happy sad neutral angry surprise disgust fear contempt anxiety helplessness disappointment",
+    "mafw_alphabetical": "angry anxiety contempt disappointment disgust fear happy helplessness neutral sad surprise",
+    "ferv39k": "happy sad neutral angry surprise disgust fear",
+    "afew": "angry disgust fear happy neutral sad surprise",
+    "sfew": "angry disgust fear happy neutral sad surprise",
+    "caer": "angry disgust fear happy neutral sad surprise",
+    "cremad": "angry disgust fear happy neutral sad",
+    "ravdess": "neutral calm happy sad angry fear disgust surprise",
+    "ravdess7": "neutral happy sad angry fear disgust surprise",
+    "ckplus": "neutral angry contempt disgust fear happy sad surprise",
+    "ckplus7": "angry contempt disgust fear happy sad surprise",
     "muxspace": "angry contempt disgust fear happy neutral sad surprise",
 }
 
