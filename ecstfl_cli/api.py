@@ -15,14 +15,19 @@ from ecstfl_cli.errors import EcstflError
 from ecstfl_cli.labels import LabelMap
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 __all__ = [
     "Backbone",
     "Batch",
     "DatasetPlugin",
+    "Detector",
     "EcstflError",
     "Exporter",
+    "Face",
+    "FaceCrop",
     "FrameSampling",
     "InputSpec",
     "LabelMap",
@@ -56,12 +61,29 @@ class FrameSampling:
 
 
 @dataclass(frozen=True)
+class FaceCrop:
+    """How faces are cut out of pictures; part of the input spec, so that it travels with the weights.
+
+    `detector` is a registry name, and faces below `min_score` (0 to 1) are left out. `align`: `eyes` turns the crop so
+    that the eyes are level and sizes it by their distance, `box` takes the square about the detected box. `margin` is
+    added on each side, as a fraction of the square's side; it may be negative. `size` is the crop's H = W in pixels.
+    """
+
+    detector: str = "centerface"
+    min_score: float = 0.5
+    align: Literal["eyes", "box"] = "box"
+    margin: float = 0.1
+    size: int = 224
+
+
+@dataclass(frozen=True)
 class InputSpec:
     """What a model expects to see; stored with its weights and used by `infer` and `export`.
 
     `size` is H = W in pixels. `resize`: `stretch` ignores the aspect (as the reference does), `crop` keeps it and
     takes the centre, `pad` keeps it and adds black. `mean` and `std` are per RGB channel on values in [0, 1].
-    `face_crop` says how the faces were cropped before they reached the path file; `as_given` is no crop of ours.
+    `face_crop` says how faces are cut out of pictures before that; None means that pictures are faces already, cropped
+    by somebody else.
     """
 
     modality: Modality = "video"
@@ -70,7 +92,7 @@ class InputSpec:
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    face_crop: str = "as_given"
+    face_crop: FaceCrop | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for JSON; `from_dict` is its inverse."""
@@ -85,6 +107,9 @@ class InputSpec:
         for key in ("mean", "std"):
             if key in plain:
                 plain[key] = tuple(plain[key])
+        # Checkpoints of the first versions say `as_given` where there is no crop of ours.
+        crop = plain.get("face_crop")
+        plain["face_crop"] = FaceCrop(**crop) if isinstance(crop, Mapping) else None
         return cls(**plain)
 
 
@@ -217,6 +242,27 @@ class DatasetPlugin(Protocol):
 
     def prepare(self, root: Path) -> PreparedDataset:
         """Read the release's splits. Raises EcstflError where the layout is not as published."""
+        ...
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face in a picture, in its pixels: `box` is (left, top, right, bottom), `score` 0 to 1.
+
+    `landmarks` are five points (x, y), as the viewer sees them: left eye, right eye, nose, left and right mouth corner;
+    None where the detector gives none. A box may reach outside of the picture.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    landmarks: tuple[tuple[float, float], ...] | None = None
+
+
+class Detector(Protocol):
+    """Finds faces, in the group `ecstfl.detectors`, whose factories are called as `factory(device=…, **args)`."""
+
+    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Face]]:
+        """Faces of each RGB image (H, W, 3) uint8, best first; images of one size are computed as one batch."""
         ...
 
 

@@ -114,6 +114,16 @@ class SamplingSection(Section):
     frames: Annotated[int, Field(ge=1)] = 16
 
 
+class FaceCropSection(Section):
+    """How faces are cut out of pictures; see api.FaceCrop."""
+
+    detector: str = "centerface"
+    min_score: Fraction = 0.5
+    align: Literal["eyes", "box"] = "box"
+    margin: Annotated[float, Field(ge=-0.4, le=2)] = 0.1
+    size: Annotated[int, Field(ge=16, le=4096)] = 224
+
+
 class InputSection(Section):
     """What the model sees; stored with its weights. See api.InputSpec."""
 
@@ -125,7 +135,9 @@ class InputSection(Section):
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)] = Field(
         default_factory=lambda: [1.0, 1.0, 1.0]
     )
-    face_crop: str = "as_given"
+    face_crop: FaceCropSection | None = Field(
+        default=None, description="how `infer` cuts faces out of pictures; must be what the training crops look like"
+    )
 
     def to_spec(self) -> InputSpec:
         """The api.InputSpec that components take."""

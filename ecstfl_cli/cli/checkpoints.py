@@ -164,7 +164,9 @@ def _input_text(spec: InputSpec) -> str:
     plain = set(spec.mean) == {0.0} and set(spec.std) == {1.0}
     parts.append(f"resize {spec.resize}")
     parts.append("values in [0, 1]" if plain else f"mean {spec.mean}, std {spec.std}")
-    return ", ".join([*parts, f"faces {spec.face_crop}"])
+    crop = spec.face_crop
+    faces = f"cut out by {crop.detector}, {crop.align}, margin {crop.margin:g}" if crop else "as given"
+    return ", ".join([*parts, f"faces {faces}"])
 
 
 def _short(value: Any) -> str:

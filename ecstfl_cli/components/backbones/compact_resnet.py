@@ -62,18 +62,21 @@ class CompactResNet(LinearHead):
 class _Block(nn.Module):
     def __init__(self, channels: int, width: int, stride: int, drop_path: float) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            *_convolution(channels, width, stride), nn.ReLU(), *_convolution(width, width, stride=1)
-        )
+        last = _convolution(width, width, stride=1)
+        nn.init.zeros_(last[1].weight)  # Each block starts as its shortcut.
+        self.body = nn.Sequential(*_convolution(channels, width, stride), nn.ReLU(), *last)
         self.excitation = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width // 8 or 1, 1), nn.ReLU(), nn.Conv2d(width // 8 or 1, width, 1), nn.Sigmoid()
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(width, width // 8 or 1, 1),
+            nn.ReLU(),
+            nn.Conv2d(width // 8 or 1, width, 1),
+            nn.Sigmoid(),
         )
         shortcut: list[nn.Module] = [nn.AvgPool2d(2, ceil_mode=True)] if stride == 2 else []
         if channels != width:
             shortcut += [nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width)]
         self.shortcut = nn.Sequential(*shortcut)
         self.drop_path = drop_path
-        nn.init.zeros_(self.body[-1].weight)  # Each block starts as its shortcut.
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(x)
@@ -84,5 +87,5 @@ class _Block(nn.Module):
         return F.relu(y + self.shortcut(x))
 
 
-def _convolution(channels: int, width: int, stride: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)]
+def _convolution(channels: int, width: int, stride: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    return nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)

@@ -1,0 +1,151 @@
+"""Video files and streams as upright RGB frames with their times, decoded by PyAV (FFmpeg)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecstfl_cli.errors import DataError, EcstflError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame as AVFrame
+    from av.video.stream import VideoStream
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".3gp", ".ts", ".mts", ".ogv"}
+)
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """One decoded frame: its number from 0 in playing order, its time in seconds, and pixels (H, W, 3) uint8 RGB."""
+
+    index: int
+    time: float
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a container says of itself: upright size in pixels, mean frames per second, frames and seconds if known."""
+
+    width: int
+    height: int
+    fps: float | None
+    n_frames: int | None
+    seconds: float | None
+    rotation: int
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """What the header says; only the first frame is decoded, for its rotation. Raises DataError as `read_video`."""
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        rotation = next((_rotation(frame) for frame in _decoded(container, stream, path)), 0)
+        width, height = stream.width, stream.height
+        if rotation % 180:
+            width, height = height, width
+        rate = stream.average_rate or stream.guessed_rate
+        seconds = _seconds(container, stream)
+        return VideoInfo(width, height, float(rate) if rate else None, stream.frames or None, seconds, rotation)
+
+
+def read_video(
+    source: str | Path,
+    *,
+    every: int = 1,
+    fps: float | None = None,
+    format: str | None = None,
+    options: dict[str, str] | None = None,
+) -> Iterator[VideoFrame]:
+    """Frames of a video file, a stream's address or a device, one at a time, so that memory stays flat.
+
+    Every `every`-th frame, or with `fps` at most so many a second, by the frames' own times (a variable frame rate is
+    thinned evenly in time). Frames are turned upright by the container's rotation. `format` and `options` are FFmpeg's,
+    for devices. Times start at 0. Raises DataError where the source cannot be opened or holds no video; damage after
+    the first frame ends the iteration with a DataError whose message says how many frames were read.
+    """
+    if every < 1 or (fps is not None and fps <= 0):
+        raise EcstflError("every must be 1 or more, and fps above 0")
+    with _opened(source, format, options) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        start: float | None = None
+        taken = -1
+        for index, frame in enumerate(_decoded(container, stream, source)):
+            time = _time(frame, index, stream)
+            start = time if start is None else start
+            time = max(0.0, time - start)
+            if fps is None:
+                if index % every:
+                    continue
+            # Half a millisecond, because 1/30 s is not a whole number of a container's ticks.
+            elif int((time + 5e-4) * fps) <= taken:
+                continue
+            else:
+                taken = int((time + 5e-4) * fps)
+            yield VideoFrame(index, time, _upright(frame))
+
+
+def _opened(source: str | Path, format: str | None = None, options: dict[str, str] | None = None) -> InputContainer:
+    import av
+
+    try:
+        container = av.open(str(source), format=format, options=options or {})
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(f"cannot open video {source}: {_reason(error)}", "Check that it plays elsewhere.") from error
+    if not container.streams.video:
+        container.close()
+        raise DataError(f"{source} holds no video", "It may be a sound file.")
+    return container
+
+
+def _decoded(container: InputContainer, stream: VideoStream, source: str | Path) -> Iterator[AVFrame]:
+    """Frames in playing order. A broken packet is passed over as players do; no frame at all is an error."""
+    import av
+
+    count = 0
+    try:
+        for frame in container.decode(stream):
+            count += 1
+            yield frame
+    except (av.FFmpegError, OSError) as error:
+        if count == 0:
+            raise DataError(f"cannot decode video {source}: {_reason(error)}", "It may be truncated.") from error
+        raise DataError(f"video {source} is damaged after {count} frames: {_reason(error)}") from error
+    if count == 0:
+        raise DataError(f"video {source} holds no frames", "It may be truncated.")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _time(frame: AVFrame, index: int, stream: VideoStream) -> float:
+    if frame.time is not None:
+        return float(frame.time)
+    rate = stream.average_rate or stream.guessed_rate
+    return index / float(rate) if rate else 0.0
+
+
+def _seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1e6 if container.duration else None
+
+
+def _rotation(frame: Any) -> int:
+    """Degrees, counter-clockwise, that turn a decoded frame upright: 0, 90, 180 or 270."""
+    return round(getattr(frame, "rotation", 0) / 90) * 90 % 360
+
+
+def _upright(frame: AVFrame) -> NDArray[np.uint8]:
+    pixels = frame.to_ndarray(format="rgb24")
+    turns = _rotation(frame) // 90
+    return np.ascontiguousarray(np.rot90(pixels, turns) if turns else pixels, dtype=np.uint8)

@@ -1,0 +1,85 @@
+"""Video files as upright frames with their times."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.media.video import probe, read_video
+
+
+def write_video(path: Path, times: list[float], size: tuple[int, int] = (64, 48)) -> Path:
+    """A video whose k-th frame is grey 10 + 6 k, shown at `times[k]` seconds."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(30))
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 3000)
+        for k, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), 10 + 6 * k, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(time * 3000), Fraction(1, 3000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", [k / 30 for k in range(12)])
+    frames = list(read_video(path))
+    assert [frame.index for frame in frames] == list(range(12))
+    assert [frame.time for frame in frames] == pytest.approx([k / 30 for k in range(12)], abs=1e-3)
+    assert all(frame.pixels.shape == (48, 64, 3) and frame.pixels.dtype == np.uint8 for frame in frames)
+    greys = [float(frame.pixels.mean()) for frame in frames]
+    assert greys == pytest.approx([10 + 6 * k for k in range(12)], abs=4)
+    info = probe(path)
+    assert (info.width, info.height, info.n_frames, info.rotation) == (64, 48, 12, 0)
+
+
+def test_every_third_frame(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", [k / 30 for k in range(10)])
+    assert [frame.index for frame in read_video(path, every=3)] == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize(("fps", "taken"), [(30, 30), (10, 10), (15, 15), (1, 1), (100, 30)])
+def test_so_many_frames_a_second(tmp_path: Path, fps: float, taken: int) -> None:
+    path = write_video(tmp_path / "a.mp4", [k / 30 for k in range(30)])
+    assert len(list(read_video(path, fps=fps))) == taken
+
+
+def test_a_variable_frame_rate_is_thinned_evenly_in_time(tmp_path: Path) -> None:
+    times = [k / 60 for k in range(30)] + [0.5 + k / 10 for k in range(5)]
+    frames = list(read_video(write_video(tmp_path / "a.mp4", times), fps=10))
+    assert len(frames) == 10
+    assert [int(frame.time * 10 + 0.01) for frame in frames] == list(range(10))
+
+
+def test_a_truncated_file_gives_what_can_be_read_or_one_clear_error(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.avi", [k / 30 for k in range(25)], size=(320, 240))
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 1 <= len(list(read_video(cut))) < 25
+    for name, content in (("empty.mp4", b""), ("text.mp4", b"no video at all\n" * 50)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=name):
+            next(iter(read_video(tmp_path / name)))
+
+
+def test_a_missing_file_and_wrong_thinning_are_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no\.mp4"):
+        next(iter(read_video(tmp_path / "no.mp4")))
+    with pytest.raises(EcstflError, match="every"):
+        next(iter(read_video(tmp_path / "no.mp4", every=0)))
+
+
+def test_real_videos_have_the_frames_that_their_readme_counts(real_data) -> None:  # type: ignore[no-untyped-def]
+    media = real_data("media")
+    for name, count, seconds in (("single_face.mp4", 72, 2.4), ("no_face.mp4", 95, 3.945)):
+        frames = [(frame.index, frame.time) for frame in read_video(media / name)]
+        assert len(frames) == count
+        assert frames[0] == (0, 0.0)
+        assert frames[-1][1] < seconds
