@@ -6,7 +6,8 @@ D features, V views. Importing this module imports neither torch nor numpy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -36,6 +37,7 @@ __all__ = [
     "ModelSpec",
     "PathRow",
     "PreparedDataset",
+    "Reporter",
 ]
 
 Modality = Literal["img", "video"]
@@ -207,40 +209,68 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class PathRow:
-    """One sample of a path file: an image, or a folder of frames with its frame count.
+    """One sample of a path file: an image, a folder of frames, or a video file.
 
-    `label` is an index into the file's label map, None where unknown. `subject` is kept where a release names it.
+    `label` is an index into the file's label map, None where unknown. `n_frames` may be left to `prepare`. `subject` is
+    kept where a release names the person or the film, so that splits can keep them apart. `soft_label` is how many
+    votes each class of the label map got, in any unit.
     """
 
     path: str
     label: int | None = None
     n_frames: int | None = None
     subject: str | None = None
+    soft_label: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
     """What a data set plugin hands to `ecstfl prepare`, which writes the path files and the manifest.
 
-    `splits` maps `train`, `val`, `test` (or `fold1_train` …) to rows. `label_map` is a registered name, or None where
-    the release holds bare indices and does not say whose.
+    `name` begins the names of the path files; options that change labels or samples should change it. `splits` maps
+    `train`, `val`, `test` (or `fold1_train` …) to rows, whose paths are relative to the data root or absolute.
+    `label_map` is a registered name, a list of class names where none is registered, or None where the release holds
+    bare indices and does not say whose. `images` holds the uint8 pixels, (H, W) grey or (H, W, 3) RGB, of samples that
+    the release does not keep as image files: `prepare` writes them, and paths found here are relative to where.
     """
 
     name: str
     modality: Modality
     splits: Mapping[str, Sequence[PathRow]]
-    label_map: str | None
+    label_map: str | Sequence[str] | None
     source: str = ""
+    images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+class Reporter(Protocol):
+    """How a data set speaks to the user while it is read."""
+
+    def note(self, message: str) -> None:
+        """One line of information, such as what was assumed about the layout."""
+        ...
+
+    def warn(self, message: str) -> None:
+        """One line that the user should not miss."""
+        ...
+
+    def progress(
+        self, description: str, total: int, unit: str = "clips"
+    ) -> AbstractContextManager[Callable[..., None]]:
+        """A context that gives `advance(n)`, to be called after each batch of n units of `total`."""
+        ...
 
 
 class DatasetPlugin(Protocol):
-    """One data set release, in the group `ecstfl.datasets`; an instance, or a class without arguments."""
+    """One data set release, in the group `ecstfl.datasets`.
+
+    A class; its keyword arguments are what `ecstfl prepare --option KEY=VALUE` can set. Or an instance, without any.
+    """
 
     def recognise(self, root: Path) -> bool:
         """Whether `root` has this release's layout. Looks, reads no images, writes nothing."""
         ...
 
-    def prepare(self, root: Path) -> PreparedDataset:
+    def prepare(self, root: Path, reporter: Reporter) -> PreparedDataset:
         """Read the release's splits. Raises EcstflError where the layout is not as published."""
         ...
 

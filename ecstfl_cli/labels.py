@@ -66,7 +66,7 @@ class LabelMap:
 
     def index(self, name: str) -> int:
         """Index of a class name or synonym. Raises LabelMapError for a name outside the map."""
-        found = self._find(name)
+        found = self.find(name)
         if found is None:
             raise LabelMapError(
                 f"{name!r} is not a class of label map {self.name!r}",
@@ -74,7 +74,8 @@ class LabelMap:
             )
         return found
 
-    def _find(self, name: str) -> int | None:
+    def find(self, name: str) -> int | None:
+        """Index of a class name or synonym, None for a name outside the map."""
         folded = self.synonyms.get(canonical(name), canonical(name))
         return self.names.index(folded) if folded in self.names else None
 
@@ -105,7 +106,7 @@ def remap(source: LabelMap, target: LabelMap) -> list[int]:
 
     Raises LabelMapError, with both lists side by side, where a class of `source` has no counterpart.
     """
-    found = [target._find(n) for n in source.names]
+    found = [target.find(n) for n in source.names]
     missing = [n for n, index in zip(source.names, found, strict=True) if index is None]
     if missing:
         raise LabelMapError(

@@ -1,8 +1,9 @@
 """Path files: which images or clips there are, and their labels.
 
 `.csv` lists images: a header with `filePath,expression` (or `path,label`), further columns are ignored. `.txt` lists
-clips, one a line: `folder n_frames label`, read from the right, so that a folder may hold spaces and tabs. A label is
-an index or a class name; `-1` or nothing is an unknown label. Where labels are not required, a `.txt` line is read as
+clips, one a line: `folder n_frames label`, read from the right, so that a folder may hold spaces and tabs. A clip may
+also be a video file; 0 frames means that they were not counted. A label is an index or a class name; `-1` or nothing is
+an unknown label. Where labels are not required, a `.txt` line is read as
 the longest form it fits: three fields when its last word is a label and the one before it a whole number, else
 `folder n_frames` when its last word is a whole number, else a plain `folder`.
 """
@@ -16,6 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +72,10 @@ class Table:
 
 
 class Row(NamedTuple):
-    """One sample: `location` is where it is on this machine, `label` an index of the label map, None where unknown."""
+    """One sample: `location` is where it is on this machine, `label` an index of the label map, None where unknown.
+
+    `n_frames` is None where the list does not say, or says 0: a video file whose frames were not counted.
+    """
 
     path_as_written: str
     location: str
@@ -124,7 +129,7 @@ def scan(path: str | Path, *, root: Path | None, label_map: LabelMap | None, req
             continue
         local = portable(written)
         location = local if _ABSOLUTE.match(local) else f"{base}/{local}"
-        rows.append(Row(written, location, index, int(n_frames) if n_frames else None, line))
+        rows.append(Row(written, location, index, int(n_frames or 0) or None, line))
     problems.sort(key=lambda problem: problem.line)
     return PathFile(table.path, table.modality, rows, problems)
 
@@ -156,10 +161,17 @@ def modality_of(path: Path) -> Modality:
     raise DataError(f"{path} is not a path file", f"{_expected('img')} {_expected('video')}")
 
 
-def write(path: str | Path, rows: Iterable[PathRow], modality: Modality) -> None:
+def write(
+    path: str | Path,
+    rows: Iterable[PathRow],
+    modality: Modality,
+    further: Sequence[str] = (),
+    cells: Sequence[Sequence[str]] = (),
+) -> None:
     """Write a path file: `.csv` for images, `.txt` for clips, moved into place when complete.
 
-    Raises DataError for another ending, a clip without a frame count, or a path that the format cannot hold.
+    A `.csv` may have `further` columns, with the `cells` of each row. Raises DataError for another ending, a clip
+    without a frame count, or a path that the format cannot hold.
     """
     path = Path(path)
     if modality_of(path) != modality:
@@ -167,8 +179,11 @@ def write(path: str | Path, rows: Iterable[PathRow], modality: Modality) -> None
     out = io.StringIO(newline="")
     if modality == "img":
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(("filePath", "expression"))
-        writer.writerows((row.path, "" if row.label is None else row.label) for row in rows)
+        writer.writerow(("filePath", "expression", *further))
+        writer.writerows(
+            (row.path, "" if row.label is None else row.label, *extra)
+            for row, extra in zip(rows, cells if further else repeat(()), strict=False)
+        )
     else:
         out.writelines(clip_line(row.path, row.n_frames, row.label) for row in rows)
     write_atomically(path, out.getvalue())

@@ -28,6 +28,12 @@ def prepare(
     dataset: str = typer.Option(
         None, "--dataset", help="Name of the data set, instead of recognising it; `ecstfl plugins` lists them."
     ),
+    option: list[str] = typer.Option(
+        None,
+        "--option",
+        metavar="KEY=VALUE",
+        help="An option of the data set, e.g. classes=8 of affectnet; docs/datasets.md lists them. May be repeated.",
+    ),
     label_map: str = typer.Option(
         None, "--label-map", help="Label map of the indices where the data set does not say, or to join its labels to."
     ),
@@ -35,6 +41,9 @@ def prepare(
         None, "--name", help="Name of the path files and the manifest, instead of the data set's."
     ),
     out: Path = typer.Option(Path("annotation"), "--out", help="Folder that the path files are written to."),
+    images: Path = typer.Option(
+        None, "--images", help="Folder for the images of a data set that keeps them in a table, instead of --out."
+    ),
     skip_bad: bool = typer.Option(
         False, "--skip-bad", help="Leave rows that are not on disk out, into a rejects file, and exit with 0."
     ),
@@ -46,20 +55,30 @@ def prepare(
     absolute paths. With FILES their rows are looked up under --data-root, whatever prefix they carry, and new files
     are written; the originals stay. Rows that do not resolve are kept as they were and make the exit code 1.
     """
+    from ecstfl_cli.engine.plugin_choice import parse_options
     from ecstfl_cli.engine.prepare import prepare_dataset, reroot_files
     from ecstfl_cli.errors import listing
     from ecstfl_cli.pathfile import problems_error
 
     reporter = console.TerminalReporter()
-    if files and dataset:
-        raise typer.BadParameter("--dataset is for a data root without FILES")
+    for flag, given in (("--dataset", dataset), ("--option", option), ("--images", images)):
+        if files and given:
+            raise typer.BadParameter(f"{flag} is for a data root without FILES")
     if files:
         done = reroot_files(
             files, data_root, label_map=label_map, name=name, out=out, skip_bad=skip_bad, reporter=reporter
         )
     else:
         done = prepare_dataset(
-            data_root, dataset=dataset, label_map=label_map, name=name, out=out, skip_bad=skip_bad, reporter=reporter
+            data_root,
+            dataset=dataset,
+            options=parse_options(option or []),
+            label_map=label_map,
+            name=name,
+            out=out,
+            images=images,
+            skip_bad=skip_bad,
+            reporter=reporter,
         )
     if as_json:
         console.print_json(_plain(done, out))
@@ -105,7 +124,7 @@ def _show(done: Prepared, out: Path) -> None:
     if done.rerooted:
         _print_rerooted(done)
     console.out.print(_counts_table(done.manifest))
-    for file in done.manifest["files"].values():
+    for file in [*done.manifest["files"].values(), *done.manifest.get("extra", {}).values()]:
         console.out.print(f"wrote {out / file}", markup=False)
     console.out.print(f"wrote {done.path}", markup=False)
     if done.manifest["label_map"] is None:
@@ -136,6 +155,8 @@ def _counts_table(manifest: dict[str, Any]) -> Table:
     from rich.table import Table
 
     labels = manifest["label_map"] or "no label map"
+    if not isinstance(labels, str):
+        labels = f"{len(labels)} classes of its own"
     table = Table(title=f"{manifest['name']} ({manifest['modality']}, {labels})", title_justify="left")
     table.add_column("class")
     counts = manifest["counts"]

@@ -16,10 +16,9 @@ from ecstfl_cli.engine.samples import KIND, Sample, check_on_disk, load_samples,
 from ecstfl_cli.errors import DataError, LabelMapError, listing, suggest
 from ecstfl_cli.labels import LabelMap, label_map_from, remap
 from ecstfl_cli.media.decode import read_image
-from ecstfl_cli.media.frames import IMAGE_SUFFIXES, frame_names, list_frames, natural_key
+from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frame_names, list_frames, natural_key
 from ecstfl_cli.pathfile import SUFFIXES, Problem
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg"})
 # The lists that the reference release reads where none is named.
 REFERENCE_FILES: dict[Modality, tuple[str, str]] = {
     "img": ("annotation_infer/Imgs_test.csv", "annotation/Imgs_test.csv"),

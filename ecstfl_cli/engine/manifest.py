@@ -17,21 +17,25 @@ from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.pathfile import write_atomically
 
 FORMAT = "ecstfl-annotation/1"
-_PER_SPLIT = ("files", "samples", "counts", "fingerprint")
+_PER_SPLIT = ("files", "samples", "counts", "fingerprint", "extra")
 
 
 @dataclass(frozen=True)
 class Split:
-    """One path file of a data set: its path and its rows as (path, label); a label is an index, a name or None."""
+    """One path file of a data set: its path and its rows as (path, label); a label is an index, a name or None.
+
+    `extra` is the file beside it with subjects and soft labels, where it has one; see `engine.extra_columns`.
+    """
 
     file: Path
     rows: Sequence[tuple[str, int | str | None]]
+    extra: Path | None = None
 
 
 def build(
-    name: str, label_map: tuple[str, LabelMap] | None, splits: Mapping[str, Split], **origin: str | None
+    name: str, label_map: tuple[str | list[str], LabelMap] | None, splits: Mapping[str, Split], **origin: Any
 ) -> dict[str, Any]:
-    """A manifest of `splits`; `label_map` is its registered name and the map, `origin` goes in as it is.
+    """A manifest of `splits`; `label_map` is its registered name, or its classes, and the map; `origin` goes in as is.
 
     `counts` are samples by class name, or by label as written where there is no map; `fingerprint` is that of
     `engine.samples.fingerprint` for the same list, None where labels are names without a map.
@@ -47,6 +51,7 @@ def build(
         "samples": {key: len(split.rows) for key, split in splits.items()},
         "counts": {key: _counts([label for _, label in split.rows], names) for key, split in splits.items()},
         "fingerprint": {key: _fingerprint(split.rows) for key, split in splits.items()},
+        "extra": {key: split.extra.name for key, split in splits.items() if split.extra},
         "version": __version__,
         "written_at": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
     }
@@ -118,7 +123,8 @@ def check_name(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         )
     joined = dict(manifest)
     for part in _PER_SPLIT:
-        values = {key: Path(old[part][key]).name if part == "files" else old[part][key] for key in left}
+        parts = old.get(part, {})
+        values = {key: Path(parts[key]).name if part == "files" else parts[key] for key in left if key in parts}
         taken = {_free(key, left[key], manifest): value for key, value in values.items()}
         joined[part] = {**taken, **manifest[part]}
     return joined

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ecstfl_cli import pathfile
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.labels import LabelMap
-from ecstfl_cli.media.frames import frame_names
+from ecstfl_cli.media.frames import VIDEO_SUFFIXES, frame_names
 from ecstfl_cli.pathfile import Field, Problem, Table
 
 _DEPTH = 2
@@ -99,7 +99,7 @@ def reroot(file: str | Path, data_root: str | Path, label_map: LabelMap | None =
         raise DataError(f"the data root {data_root} is not a folder", "Give the folder that holds the data set.")
     table = pathfile.read_table(file, label_map)
     places = _places(root)
-    exists = os.path.isfile if table.modality == "img" else os.path.isdir
+    exists = os.path.isfile if table.modality == "img" else _is_clip
     rows = [RerootedRow(field, *_find(field.path, places, exists)) for field in table.fields]
     rows = _without_shared(_without_strays(rows))
     if table.modality == "video":
@@ -110,8 +110,17 @@ def reroot(file: str | Path, data_root: str | Path, label_map: LabelMap | None =
         resolved=sum(1 for row in rows if row.hit),
         total=len(rows) + len(table.problems),
         prefix_note=_prefix_note(row.hit for row in rows if row.hit),
-        recounted=sum(1 for row in rows if row.hit and row.field.n_frames not in ("", str(row.n_frames or ""))),
+        recounted=sum(1 for row in rows if row.n_frames and row.field.n_frames not in ("", str(row.n_frames))),
     )
+
+
+def _is_clip(path: str) -> bool:
+    """Whether a path is a folder or a video file."""
+    return os.path.isdir(path) or (_is_video(path) and os.path.isfile(path))  # noqa: PTH112, PTH113 (a Path each is slow)
+
+
+def _is_video(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES  # noqa: PTH122 (as above)
 
 
 def _places(root: Path) -> dict[str, list[tuple[int, str]]]:
@@ -211,7 +220,7 @@ def _identity(row: RerootedRow) -> tuple[str, ...]:
 
 
 def _counted(row: RerootedRow) -> RerootedRow:
-    if not row.hit:
+    if not row.hit or (_is_video(row.hit.path) and not os.path.isdir(row.hit.path)):  # noqa: PTH112 (as above)
         return row
     try:
         frames = len(frame_names(row.hit.path))
@@ -225,7 +234,7 @@ def _counted(row: RerootedRow) -> RerootedRow:
 def _clip_line(row: RerootedRow) -> str:
     field = row.field
     if row.hit:
-        return pathfile.clip_line(row.hit.path, row.n_frames, field.label)
+        return pathfile.clip_line(row.hit.path, row.n_frames or field.n_frames or 0, field.label)
     return " ".join(part for part in (field.path, field.n_frames, field.label) if part) + "\n"
 
 

@@ -8,6 +8,9 @@ import re
 from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".3gp", ".ts", ".mts", ".ogv"}
+)
 
 _DIGITS = re.compile(r"([0-9]+)")
 # Enough for the header of almost any image; what does not fit is decoded in full.

@@ -23,7 +23,7 @@ class Release:
     def recognise(self, root):
         {recognise}
 
-    def prepare(self, root):
+    def prepare(self, root, reporter):
         rows = [PathRow(str(p.relative_to(root)), i % 7) for i, p in enumerate(sorted(root.rglob("*.jpg")))]
         splits = {{"fold1_train": rows, "validation": rows[:2]}}
         return PreparedDataset("my release", "img", splits, "fer2013", "a paper")
@@ -144,7 +144,7 @@ def test_lists_are_recognised_by_their_names(tmp_path: Path, names: list[str], s
     plugin = PathFilesDataset()
     assert plugin.recognise(tmp_path) == bool(splits)
     if splits:
-        assert set(plugin.prepare(tmp_path).splits) == splits
+        assert set(plugin.prepare(tmp_path, Reporter()).splits) == splits
 
 
 def test_two_lists_of_one_split_are_not_chosen_between(cli, tiny_images, tmp_path) -> None:

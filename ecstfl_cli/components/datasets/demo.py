@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ecstfl_cli.api import PathRow, PreparedDataset
+from ecstfl_cli.api import PathRow, PreparedDataset, Reporter
 from ecstfl_cli.components.datasets.parametric_actions import sample_actions
 from ecstfl_cli.components.datasets.parametric_face import render_clip
 from ecstfl_cli.components.datasets.parametric_subject import SIZE, sample_identity, sample_scene
@@ -69,7 +69,7 @@ class DemoDataset:
         """Whether `root` holds the stamp of this generator, of whatever seed or state."""
         return _read_stamp(root).get("generator") == GENERATOR
 
-    def prepare(self, root: Path) -> PreparedDataset:
+    def prepare(self, root: Path, reporter: Reporter) -> PreparedDataset:
         """Draw the clips under `root` unless they are there, and return the splits; paths are relative to `root`.
 
         Only `clips`, `clips.unfinished` and `demo.json` are ever written or removed. Raises DataError where `root`
@@ -78,7 +78,7 @@ class DemoDataset:
         train, test = self.plan()
         try:
             if not self._complete(root, [*train, *test]):
-                self._generate(root, [*train, *test])
+                self._generate(root, [*train, *test], reporter)
         except OSError as error:
             raise DataError(
                 f"the demo data cannot be written to {root}: {error}",
@@ -129,7 +129,7 @@ class DemoDataset:
             (root / CLIPS / c.folder / f"{c.folder}_{t + 1:05d}.jpg").is_file() for c in clips for t in range(c.frames)
         )
 
-    def _generate(self, root: Path, clips: Sequence[Clip]) -> None:
+    def _generate(self, root: Path, clips: Sequence[Clip], reporter: Reporter) -> None:
         self._refuse_foreign(root)
         root.mkdir(parents=True, exist_ok=True)
         # The stamp comes first: whatever happens from here on, the folder is known as ours and can be redone.
@@ -137,8 +137,10 @@ class DemoDataset:
         unfinished = root / UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        for clip in clips:
-            draw_clip(unfinished / clip.folder, clip, self.seed)
+        with reporter.progress("drawing", len(clips)) as advance:
+            for clip in clips:
+                draw_clip(unfinished / clip.folder, clip, self.seed)
+                advance(1)
         if (root / CLIPS).exists():
             shutil.rmtree(root / CLIPS)
         unfinished.replace(root / CLIPS)

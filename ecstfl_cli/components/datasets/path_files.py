@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ecstfl_cli import pathfile, registry
-from ecstfl_cli.api import PathRow, PreparedDataset
+from ecstfl_cli.api import PathRow, PreparedDataset, Reporter
 from ecstfl_cli.errors import DataError, LabelMapError, RegistryError
 from ecstfl_cli.labels import LabelMap, canonical, label_map_from
 from ecstfl_cli.pathfile import UNKNOWN
@@ -27,7 +27,7 @@ class PathFilesDataset:
         """Whether the root holds such lists."""
         return bool(_lists(root))
 
-    def prepare(self, root: Path) -> PreparedDataset:
+    def prepare(self, root: Path, reporter: Reporter) -> PreparedDataset:  # noqa: ARG002
         """Read the lists. Raises DataError where there are none, two for one split, both kinds, or wrong rows."""
         lists = _lists(root)
         if not lists:

@@ -24,6 +24,7 @@ from ecstfl_cli.components.datasets.parametric_actions import BLINK, PROTOTYPES,
 from ecstfl_cli.components.datasets.parametric_face import render_clip
 from ecstfl_cli.components.datasets.parametric_subject import sample_identity, sample_scene
 from ecstfl_cli.components.label_maps import dfew
+from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError
 
 SMALL = {"train_clips": 5, "test_clips": 3}
@@ -42,14 +43,14 @@ def frames_of(root: Path, row: PathRow) -> np.ndarray:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreparedDataset]:
     root = tmp_path_factory.mktemp("demo") / "data"
-    return root, DemoDataset(**SMALL).prepare(root)
+    return root, DemoDataset(**SMALL).prepare(root, Reporter())
 
 
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreparedDataset]:
     """Enough clips to tell an easy data set from a hard one."""
     root = tmp_path_factory.mktemp("demo")
-    return root, DemoDataset(train_clips=210, test_clips=90).prepare(root)
+    return root, DemoDataset(train_clips=210, test_clips=90).prepare(root, Reporter())
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
@@ -111,9 +112,9 @@ def test_the_same_seed_draws_the_same_bytes_and_another_seed_others(
     small: tuple[Path, PreparedDataset], tmp_path: Path
 ) -> None:
     root, prepared = small
-    assert DemoDataset(**SMALL).prepare(tmp_path / "again") == prepared
+    assert DemoDataset(**SMALL).prepare(tmp_path / "again", Reporter()) == prepared
     assert tree(tmp_path / "again") == tree(root)
-    DemoDataset(seed=1, **SMALL).prepare(tmp_path / "other")
+    DemoDataset(seed=1, **SMALL).prepare(tmp_path / "other", Reporter())
     first = "clips/00001/00001_00001.jpg"
     assert tree(tmp_path / "other")[first] != tree(root)[first]
 
@@ -126,9 +127,9 @@ def test_a_clip_does_not_depend_on_those_drawn_before_it(small: tuple[Path, Prep
 
 
 def test_a_complete_generation_is_reused(tmp_path: Path) -> None:
-    DemoDataset(**SMALL).prepare(tmp_path)
+    DemoDataset(**SMALL).prepare(tmp_path, Reporter())
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    DemoDataset(**SMALL).prepare(tmp_path)
+    DemoDataset(**SMALL).prepare(tmp_path, Reporter())
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -136,7 +137,7 @@ def test_a_complete_generation_is_reused(tmp_path: Path) -> None:
 def test_what_is_not_complete_is_redone_and_other_files_stay(
     damage: str, small: tuple[Path, PreparedDataset], tmp_path: Path
 ) -> None:
-    DemoDataset(seed=1 if damage == "another seed" else 0, **SMALL).prepare(tmp_path)
+    DemoDataset(seed=1 if damage == "another seed" else 0, **SMALL).prepare(tmp_path, Reporter())
     (tmp_path / "notes.txt").write_text("mine")
     if damage == "frame lost":
         (tmp_path / "clips" / "00002" / "00002_00003.jpg").unlink()
@@ -144,7 +145,7 @@ def test_what_is_not_complete_is_redone_and_other_files_stay(
         (tmp_path / "clips").rename(tmp_path / "clips.unfinished")
         stamp = json.loads((tmp_path / "demo.json").read_text())
         (tmp_path / "demo.json").write_text(json.dumps({**stamp, "complete": False}))
-    DemoDataset(**SMALL).prepare(tmp_path)
+    DemoDataset(**SMALL).prepare(tmp_path, Reporter())
     assert tree(tmp_path) == {**tree(small[0]), "notes.txt": b"mine"}
 
 
@@ -157,7 +158,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(stamp: str | None, tmp_path:
     before = tree(tmp_path)
     assert not DemoDataset().recognise(tmp_path)
     with pytest.raises(DataError, match="nothing was written") as caught:
-        DemoDataset(**SMALL).prepare(tmp_path)
+        DemoDataset(**SMALL).prepare(tmp_path, Reporter())
     assert "--data-root" in caught.value.hint
     assert tree(tmp_path) == before
 
@@ -166,7 +167,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(stamp: str | None, tmp_path:
 def test_a_root_that_cannot_be_a_folder_is_an_expected_error(place: str, tmp_path: Path) -> None:
     (tmp_path / "a_file").write_text("mine")
     with pytest.raises(DataError, match="a_file"):
-        DemoDataset(**SMALL).prepare(tmp_path / place)
+        DemoDataset(**SMALL).prepare(tmp_path / place, Reporter())
     assert (tmp_path / "a_file").read_text() == "mine"
 
 

@@ -1,0 +1,86 @@
+"""Which data set plugin reads a folder: the one that is named, or the one that recognises it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ecstfl_cli import registry
+from ecstfl_cli.api import DatasetPlugin
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.errors import DataError, EcstflError, suggest
+from ecstfl_cli.labels import INDEX
+
+# They recognise almost anything, so each is asked only where nothing before it fits.
+FALLBACKS = ("path_files", "class_folders")
+
+
+def choose(root: Path, wanted: str | None, options: Mapping[str, Any], reporter: Reporter) -> tuple[str, DatasetPlugin]:
+    """A plugin with its `options`, and its registered name.
+
+    Raises DataError where nothing or more than one fits, or the plugin does not take the options.
+    """
+    if wanted:
+        return wanted, _instance(wanted, options)
+    if not root.is_dir():
+        raise DataError(
+            f"the data root {root} is not a folder", "Give the folder that holds the data set, or --dataset NAME."
+        )
+    names = list(registry.index("datasets"))
+    specific = [name for name in names if name not in FALLBACKS]
+    for asked in (specific, *([name] for name in FALLBACKS if name in names)):
+        fits = _that_recognise(root, asked, reporter)
+        if len(fits) > 1:
+            raise DataError(f"{root} fits several data sets: {', '.join(fits)}", "Choose one with --dataset NAME.")
+        if fits:
+            return fits[0], _instance(fits[0], options)
+    raise DataError(
+        f"no data set is recognised in {root}; asked: {', '.join([*specific, *FALLBACKS])}",
+        "It may also hold its own path files, train, val and test, .csv or .txt; or give path files from elsewhere: "
+        "`ecstfl prepare --data-root DIR FILES`. --dataset NAME asks one data set what it misses.",
+    )
+
+
+def _that_recognise(root: Path, names: Sequence[str], reporter: Reporter) -> list[str]:
+    fits = []
+    for name in names:
+        try:
+            if _instance(name, {}).recognise(root):
+                fits.append(name)
+        except Exception as error:  # one broken plugin must not keep the others from being asked
+            reason = error.message if isinstance(error, EcstflError) else f"{type(error).__name__}: {error}"
+            reporter.warn(f"data set {name!r} was not asked: {reason}")
+    return fits
+
+
+def parse_options(settings: Sequence[str]) -> dict[str, int | str]:
+    """Options as the command line has them, `key=value`; whole numbers become such. Raises DataError."""
+    options: dict[str, int | str] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not key or not equals:
+            raise DataError(f"{setting!r} is not of the form key=value", "Write for example --option classes=8.")
+        options[key.strip()] = int(text) if INDEX.fullmatch(text) else text
+    return options
+
+
+def _instance(name: str, options: Mapping[str, Any]) -> DatasetPlugin:
+    target = registry.load("datasets", name)
+    known = _options_of(target) if isinstance(target, type) else {}
+    takes = f"Its options and defaults: {', '.join(f'{k}={v}' for k, v in known.items()) or 'none'}."
+    for key, value in options.items():
+        if key not in known:
+            raise DataError(f"data set {name!r} has no option {key!r}", f"{suggest(key, known)}{takes}")
+        if not isinstance(value, type(known[key])):
+            kind = "a whole number" if isinstance(known[key], int) else "a word"
+            raise DataError(f"option {key!r} of data set {name!r} takes {kind}, not {value!r}", takes)
+    return target(**options) if isinstance(target, type) else target
+
+
+def _options_of(target: Callable[..., Any]) -> dict[str, Any]:
+    """Names and defaults of a class's keyword arguments."""
+    parameters = inspect.signature(target).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p.default for p in parameters if p.kind in named}

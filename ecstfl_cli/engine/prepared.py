@@ -1,0 +1,78 @@
+"""What `prepare` leaves behind, and the names it gives: shared by reading a release and re-rooting lists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ecstfl_cli.engine.reroot import RerootResult
+from ecstfl_cli.engine.samples import write_rejects
+from ecstfl_cli.errors import DataError
+from ecstfl_cli.pathfile import Problem
+from ecstfl_cli.resources import shipped
+
+DEFAULT_OUT = Path("annotation")
+_RECIPE_LIST = re.compile(rf"^ +train: {DEFAULT_OUT}/(\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class RerootedFile:
+    """A path file re-rooted and where the new one was written."""
+
+    result: RerootResult
+    written_to: Path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written: the manifest with its path, and the rows that are not where they should be."""
+
+    manifest: dict[str, Any]
+    path: Path
+    problems: list[Problem]
+    rejects: list[Path]
+    rerooted: Sequence[RerootedFile] = ()
+
+
+def clean_name(name: str) -> str:
+    """A name that can begin file names. Raises DataError where nothing of it is left."""
+    cleaned = re.sub(r"[^\w.-]+", "_", name).strip("._-")
+    if not cleaned:
+        raise DataError(f"{name!r} cannot name a data set", "Use letters, digits, _, . and - in --name.")
+    return cleaned
+
+
+def split_key(key: str) -> str:
+    """A split's name as files carry it: `Validation` is `val`."""
+    return re.sub(r"validation$", "val", key.lower())
+
+
+def write_rejected(path: Path, problems: Sequence[Problem]) -> list[Path]:
+    """Write the rows that were left out, where there are any; the files written."""
+    if not problems:
+        return []
+    write_rejects(path, problems)
+    return [path]
+
+
+def next_command(prepared: Prepared) -> str:
+    """The command that uses what was written: a shipped recipe of the same name, else the plain flags."""
+    files = prepared.manifest["files"]
+    folder = prepared.path.parent
+    recipe = shipped("recipes") / f"{prepared.manifest['name']}.yaml"
+    if folder == DEFAULT_OUT and recipe.is_file():
+        wanted = _RECIPE_LIST.findall(recipe.read_text(encoding="utf-8"))
+        if wanted and wanted[0] in files.values():
+            return f"ecstfl finetune recipes/{recipe.name}"
+    train = next((key for key in files if key == "train" or key.endswith("_train")), None)
+    if train is None:
+        return f"ecstfl infer {shlex.quote(str(folder / next(iter(files.values()))))}"
+    flags = ["--type", prepared.manifest["modality"], "--list-file-train", str(folder / files[train])]
+    fold = train.removesuffix("train")
+    held_out = next((files[fold + key] for key in ("val", "test") if fold + key in files), None)
+    flags += ["--list-file-val", str(folder / held_out)] if held_out else ["--val-split", "0.1"]
+    return shlex.join(["ecstfl", "finetune", *flags])
