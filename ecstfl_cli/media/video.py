@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame as AVFrame
     from av.video.stream import VideoStream
 
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".3gp", ".ts", ".mts", ".ogv"}
-)
-
 
 @dataclass(frozen=True)
 class VideoFrame:

@@ -209,7 +209,9 @@ def test_a_broken_plugin_is_a_warning_and_no_more(
 def test_a_folder_that_nothing_recognises_says_what_was_looked_for(cli, tmp_path) -> None:
     result = cli("prepare", "--data-root", tmp_path)
     assert result.exit_code == 1
-    assert "demo, path_files" in result.stderr
+    assert "afew" in result.stderr
+    assert "demo" in result.stderr
+    assert "path_files, class_folders" in result.stderr
     assert "train, val and test" in result.stderr
 
 

@@ -13,14 +13,15 @@ from ecstfl_cli.labels import LabelMap, canonical, label_map_from
 from ecstfl_cli.pathfile import UNKNOWN
 
 _LIST = re.compile(r"(?:.*_)?(train|val|validation|test)\.(?:csv|txt)", re.IGNORECASE)
-_DEFAULT_MAP = "dfew"
+# The usual seven and eight classes; maps of single data sets would fit as well, and mean nothing.
+_USUAL_MAPS = ("dfew", "affectnet8")
 
 
 class PathFilesDataset:
     """`train|val|test.csv|txt`, or names that end so (`Imgs_train.csv`), in the root, with paths relative to it.
 
     The data set is named like its folder. Bare indices do not say whose they are: it has no label map then. Class names
-    are joined to a registered map that has them all, `dfew` before others and shorter ones before longer ones.
+    are joined to a registered map that has them all: `dfew`, `affectnet8`, then shorter ones before longer ones.
     """
 
     def recognise(self, root: Path) -> bool:
@@ -86,15 +87,15 @@ def _map_name(lists: Collection[Path]) -> str | None:
 
 
 def map_with(names: Collection[str]) -> str | None:
-    """Registered name of a label map that has all these class names; `dfew` first, then the shortest."""
+    """Registered name of a label map that has all these class names; the usual ones first, then the shortest."""
     maps = {}
     for registered in registry.index("label_maps"):
         try:
             maps[registered] = label_map_from(registered)
         except RegistryError:
             continue  # a broken plugin is shown by `ecstfl plugins` and must not stand in the way here
-    by_preference = sorted(maps, key=lambda key: (key != _DEFAULT_MAP, len(maps[key]), key))
-    return next((key for key in by_preference if _holds(maps[key], names)), None)
+    others = sorted(maps.keys() - set(_USUAL_MAPS), key=lambda key: (len(maps[key]), key))
+    return next((key for key in [*_USUAL_MAPS, *others] if key in maps and _holds(maps[key], names)), None)
 
 
 def _holds(label_map: LabelMap, names: Collection[str]) -> bool:
