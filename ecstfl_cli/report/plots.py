@@ -22,11 +22,10 @@ from matplotlib.ticker import MaxNLocator
 
 from ecstfl_cli.components.metrics import evaluate
 from ecstfl_cli.media.atomic import complete_file
+from ecstfl_cli.report.palette import OKABE_ITO as PALETTE
 
 DPI = 150
 GREY = "0.35"
-# Okabe and Ito's palette: told apart with colour-blind eyes and in grey.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 RIGHT, WRONG = PALETTE[2], PALETTE[1]
 # Inches; eight tiles fill the width of a screen.
 SAMPLE_COLUMNS, SAMPLE_WIDTH, SAMPLE_HEIGHT = 8, 1.45, 2.45

@@ -1,0 +1,276 @@
+"""Drawing on pictures: a box, a name and a bar chart of probabilities for each face."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ecstfl_cli.media.atomic import complete_file
+from ecstfl_cli.report.palette import expression_colours, rgb, text_on
+
+# Bars of this many classes at most; with more classes the likeliest are shown.
+MAX_BARS = 8
+FEW_BARS = 3
+# Pictures smaller than this are enlarged by a whole number: a name in them could not be read.
+MIN_SIDE = 240
+# Endings of formats that keep photographs as they are; others are written as PNG.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+Rect = tuple[float, float, float, float]
+Side = Literal["right", "left", "below", "above", "inside"]
+SIDES: tuple[Side, ...] = ("right", "left", "below", "above", "inside")
+
+
+class AnnotatedFace(Protocol):
+    """What is drawn of a row: `box` (left, top, right, bottom) in pixels, `face` its id, `probs` (K,)."""
+
+    @property
+    def face(self) -> int: ...
+    @property
+    def box(self) -> tuple[float, float, float, float]: ...
+    @property
+    def probs(self) -> Sequence[float]: ...
+
+
+@dataclass
+class _Chart:
+    """Where a face's bar chart stands, and how many bars it has."""
+
+    rect: Rect
+    side: Side
+    bars: int
+
+
+@dataclass
+class Annotator:
+    """Draws faces of one source with the class names `names`, coloured by expression.
+
+    Sizes follow the picture's. Names and charts keep inside of the picture and apart from each other; where a crowd
+    leaves no room a chart shrinks to the likeliest classes and then goes, the name stays. A face's chart keeps its
+    side from one frame to the next while there is room.
+    """
+
+    names: Sequence[str]
+    _sides: dict[int, Side] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.names = tuple(self.names)
+        self._colours = expression_colours(self.names)
+
+    def draw(self, image: NDArray[np.uint8], rows: Sequence[AnnotatedFace]) -> NDArray[np.uint8]:
+        """A copy of `image`, (H, W, 3) uint8 RGB, with `rows` drawn on it.
+
+        A picture whose shorter side is below 240 pixels comes back larger by a whole number, so that it can be read.
+        """
+        factor = enlargement(*image.shape[:2])
+        if factor > 1:
+            image = image.repeat(factor, axis=0).repeat(factor, axis=1)
+        canvas = Image.fromarray(image)
+        pen = _Pen(ImageDraw.Draw(canvas, "RGBA"), canvas.size, self.names, self._colours, crowded=len(rows) > 2)
+        faces = sorted(rows, key=lambda row: _area(row.box), reverse=True)
+        boxes = [_scaled(row.box, factor) for row in faces]
+        for row, box in zip(faces, boxes, strict=True):
+            pen.box(box, _likeliest(row.probs))
+        tags: list[Rect] = []
+        for row, box in zip(faces, boxes, strict=True):
+            tags.append(pen.tag_place(self._title(row), box, tags))
+        for chart, row in self._charts(pen, faces, boxes, tags):
+            pen.chart(chart, row.probs)
+        for row, tag in zip(faces, tags, strict=True):
+            pen.tag(tag, self._title(row), _likeliest(row.probs))
+        return np.asarray(canvas)
+
+    def _title(self, row: AnnotatedFace) -> str:
+        return f"{self.names[_likeliest(row.probs)]} · face {row.face}"
+
+    def _charts(
+        self, pen: _Pen, faces: Sequence[AnnotatedFace], boxes: Sequence[Rect], tags: Sequence[Rect]
+    ) -> list[tuple[_Chart, AnnotatedFace]]:
+        """A chart for each face, of one number of bars: all classes where every face has room for them, else a few."""
+        full = min(len(self.names), MAX_BARS)
+        placed: list[tuple[_Chart, AnnotatedFace]] = []
+        for bars in dict.fromkeys((full, min(full, FEW_BARS))):
+            taken, placed = list(tags), []
+            for i, row in enumerate(faces):
+                chart = self._chart(pen, row.face, bars, i, boxes, taken)
+                if chart:
+                    placed.append((chart, row))
+                    taken.append(chart.rect)
+            if len(placed) == len(faces):
+                break
+        self._sides = {row.face: chart.side for chart, row in placed}
+        return placed
+
+    def _chart(
+        self, pen: _Pen, face: int, bars: int, i: int, boxes: Sequence[Rect], taken: Sequence[Rect]
+    ) -> _Chart | None:
+        """The free place beside face `i` that hides least of it, its last one first; None where there is no room."""
+        last = self._sides.get(face)
+        best: tuple[float, _Chart] | None = None
+        for side in sorted(SIDES, key=lambda side: side != last):
+            rect = pen.chart_place(boxes[i], side, bars)
+            if rect is None or any(_overlap(rect, other) > 0 for other in taken):
+                continue
+            area = _area(rect)
+            if sum(_overlap(rect, box) for k, box in enumerate(boxes) if k != i) > 0.05 * area:
+                continue
+            hidden = _overlap(rect, boxes[i]) / area
+            if hidden <= (0.3 if side == last else 0.15):
+                return _Chart(rect, side, bars)
+            if bars <= FEW_BARS and (best is None or hidden < best[0]):
+                best = hidden, _Chart(rect, side, bars)
+        return best[1] if best else None
+
+
+def enlargement(height: int, width: int) -> int:
+    """By which whole number a picture of this size is enlarged before it is drawn on; 1 for all but tiny ones."""
+    return max(1, -(-MIN_SIDE // max(1, min(height, width))))
+
+
+def annotate_image(image: NDArray[np.uint8], rows: Sequence[AnnotatedFace], names: Sequence[str], path: Path) -> Path:
+    """Write `image`, (H, W, 3) uint8 RGB, with `rows` drawn on it; the path it got.
+
+    The format is the one that `path`'s ending says; where that is none of JPEG, PNG, WebP, BMP or TIFF it is PNG and
+    the ending becomes `.png`.
+    """
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        path = path.with_suffix(".png")
+    with complete_file(path) as partial:
+        # The quality is of JPEG and WebP; the others pass over it.
+        Image.fromarray(Annotator(names).draw(image, rows)).save(partial, quality=92)
+    return path
+
+
+# --- one picture -----------------------------------------------------------------------------------------------------
+
+
+class _Pen:
+    """Places and draws the parts on one picture, whose size sets theirs."""
+
+    def __init__(
+        self,
+        draw: ImageDraw.ImageDraw,
+        size: tuple[int, int],
+        names: Sequence[str],
+        colours: Sequence[str],
+        crowded: bool,
+    ) -> None:
+        self.pen, self.size, self.names, self.colours = draw, size, names, colours
+        width, height = size
+        self.em = max(12, round((0.019 if crowded else 0.024) * (width * height) ** 0.5))
+        self.font = _font(self.em, all(name.isascii() for name in names))
+        self.line = max(2, round(self.em / 6))
+        self.pad = max(2, round(self.em / 3))
+        self.row = round(1.25 * self.em)
+        self.name_width = max(self.font.getlength(name) for name in names)
+        self.bar_width = round(4.5 * self.em)
+        self.percent_width = self.font.getlength("100%")
+
+    def box(self, box: Rect, k: int) -> None:
+        left, top, right, bottom = (round(v) for v in box)
+        for grow, width, colour in ((self.line // 2 + 1, self.line + 2, (0, 0, 0)), (0, self.line, self._colour(k))):
+            if right - left > 2 * grow and bottom - top > 2 * grow:
+                outline = (left - grow, top - grow, right + grow, bottom + grow)
+                self.pen.rectangle(outline, outline=colour, width=width)
+
+    def tag_place(self, text: str, box: Rect, taken: Sequence[Rect]) -> Rect:
+        """Above the box, else below or inside; moved down past other names."""
+        width, height = self.font.getlength(text) + 2 * self.pad, self.row + self.pad
+        left, top, _, bottom = box
+        starts = [top - height - self.line, bottom + self.line, top + self.line]
+        candidates = [(left, start) for start in starts if start >= 0 and start + height <= self.size[1]]
+        candidates += [(left, max(0.0, top) + n * (height + 1)) for n in range(12)]
+        places = [self._inside((x, y, x + width, y + height)) for x, y in candidates]
+        free = (place for place in places if not any(_overlap(place, other) > 0 for other in taken))
+        return next(free, places[0])
+
+    def tag(self, rect: Rect, text: str, k: int) -> None:
+        self.pen.rectangle(rect, fill=self._colour(k), outline=(0, 0, 0))
+        middle = (rect[1] + rect[3]) / 2
+        self.pen.text((rect[0] + self.pad, middle), text, font=self.font, fill=text_on(self.colours[k]), anchor="lm")
+
+    def chart_place(self, box: Rect, side: Side, bars: int) -> Rect | None:
+        """The rectangle of a chart on one side of a box, moved into the picture; None where it is larger than that."""
+        width = 4 * self.pad + self.name_width + self.bar_width + self.percent_width
+        height = bars * self.row + 2 * self.pad
+        if width > self.size[0] or height > self.size[1]:
+            return None
+        gap = 2 * self.line
+        left, top, right, bottom = box
+        # Above and below leave room for the name.
+        label = self.row + self.pad + 2 * self.line
+        corner = {
+            "right": (right + gap, top),
+            "left": (left - gap - width, top),
+            "below": (left, bottom + label),
+            "above": (left, top - label - height),
+            "inside": (left + gap, bottom - gap - height),
+        }[side]
+        return self._inside((*corner, corner[0] + width, corner[1] + height))
+
+    def chart(self, chart: _Chart, probs: Sequence[float]) -> None:
+        left, top, right, _ = chart.rect
+        self.pen.rectangle(chart.rect, fill=(12, 14, 18, 176))
+        start, end = left + 2 * self.pad + self.name_width, right - 2 * self.pad - self.percent_width
+        likeliest = np.argsort(-np.asarray(probs), kind="stable")
+        # All classes keep the label map's order, so that the eye finds them again; of a few the likeliest is first.
+        shown = sorted(likeliest[: chart.bars]) if chart.bars > FEW_BARS else likeliest[: chart.bars]
+        for row, k in enumerate(shown):
+            middle = top + self.pad + (row + 0.5) * self.row
+            half = 0.32 * self.row
+            fill = (255, 255, 255) if k == likeliest[0] else (200, 204, 210)
+            self.pen.text((left + self.pad, middle), self.names[k], font=self.font, fill=fill, anchor="lm")
+            self.pen.rectangle((start, middle - half, end, middle + half), fill=(255, 255, 255, 40))
+            length = float(probs[k]) * (end - start)
+            if length >= 1:
+                self.pen.rectangle((start, middle - half, start + length, middle + half), fill=self._colour(k))
+            percent = f"{100 * probs[k]:.0f}%"
+            self.pen.text((right - self.pad, middle), percent, font=self.font, fill=fill, anchor="rm")
+
+    def _colour(self, k: int) -> tuple[int, int, int]:
+        return rgb(self.colours[k])
+
+    def _inside(self, rect: Rect) -> Rect:
+        """The rectangle moved into the picture."""
+        left, top, right, bottom = rect
+        width, height = self.size
+        dx = max(0.0, -left) or min(0.0, width - 1 - right)
+        dy = max(0.0, -top) or min(0.0, height - 1 - bottom)
+        left, top = max(0.0, left + dx), max(0.0, top + dy)
+        return left, top, left + rect[2] - rect[0], top + rect[3] - rect[1]
+
+
+@functools.lru_cache(maxsize=32)
+def _font(size: int, ascii_only: bool) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, which comes with it; for letters that it lacks, DejaVu Sans, which comes with matplotlib."""
+    if ascii_only:
+        font = ImageFont.load_default(size)
+        assert isinstance(font, ImageFont.FreeTypeFont)
+        return font
+    from matplotlib.font_manager import findfont
+
+    return ImageFont.truetype(findfont("DejaVu Sans"), size)
+
+
+def _likeliest(probs: Sequence[float]) -> int:
+    return int(np.argmax(probs))
+
+
+def _scaled(box: Rect, factor: int) -> Rect:
+    left, top, right, bottom = (v * factor for v in box)
+    return left, top, right, bottom
+
+
+def _area(rect: Rect) -> float:
+    return max(0.0, rect[2] - rect[0]) * max(0.0, rect[3] - rect[1])
+
+
+def _overlap(a: Rect, b: Rect) -> float:
+    return _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
