@@ -92,6 +92,12 @@ class LabelMap:
         return self.index(text)
 
 
+def spellings(label_map: LabelMap, name: str) -> list[str]:
+    """Other names that a map reads as its class `name`, sorted."""
+    every = {*SYNONYMS, *label_map.synonyms} - {name}
+    return sorted(n for n in every if label_map.find(n) == label_map.index(name))
+
+
 def side_by_side(left: LabelMap, right: LabelMap) -> str:
     """The two maps as two columns, for messages about maps that do not fit."""
     width = max(len(left.name), *(len(n) + 3 for n in left.names)) + 2
@@ -101,20 +107,55 @@ def side_by_side(left: LabelMap, right: LabelMap) -> str:
     return "\n".join(rows)
 
 
-def remap(source: LabelMap, target: LabelMap) -> list[int]:
-    """For each index of `source` the index of the same class in `target`, by name or by a synonym of `target`.
+@dataclass(frozen=True)
+class Join:
+    """How the classes of `source` are found in `target`: `indices[k]` is class k there, None where there is none.
 
-    Raises LabelMapError, with both lists side by side, where a class of `source` has no counterpart.
+    Several classes may become one, where the target's synonyms say so.
     """
-    found = [target.find(n) for n in source.names]
-    missing = [n for n, index in zip(source.names, found, strict=True) if index is None]
-    if missing:
-        raise LabelMapError(
-            f"label map {source.name!r} has classes that {target.name!r} lacks: {', '.join(missing)}\n"
-            + side_by_side(source, target),
-            "Choose a label map that holds every class of the data.",
-        )
-    return [index for index in found if index is not None]
+
+    source: LabelMap
+    target: LabelMap
+    indices: tuple[int | None, ...]
+
+    @property
+    def missing(self) -> list[str]:
+        """Classes of the source without a counterpart."""
+        return [name for name, index in zip(self.source.names, self.indices, strict=True) if index is None]
+
+    @property
+    def unused(self) -> list[str]:
+        """Classes of the target that no class of the source becomes."""
+        return [name for index, name in enumerate(self.target.names) if index not in self.indices]
+
+    @property
+    def gathered(self) -> dict[str, list[str]]:
+        """Classes of the target that several of the source become, with these."""
+        found: dict[str, list[str]] = {}
+        for name, index in zip(self.source.names, self.indices, strict=True):
+            if index is not None:
+                found.setdefault(self.target.names[index], []).append(name)
+        return {name: members for name, members in found.items() if len(members) > 1}
+
+    def complete(self) -> list[int]:
+        """The indices. Raises LabelMapError, with both lists side by side, where a class has no counterpart."""
+        if self.missing:
+            raise LabelMapError(
+                f"label map {self.source.name!r} has classes that {self.target.name!r} lacks: "
+                f"{', '.join(self.missing)}\n{side_by_side(self.source, self.target)}",
+                "Choose a label map that holds every class of the data.",
+            )
+        return [index for index in self.indices if index is not None]
+
+
+def join(source: LabelMap, target: LabelMap) -> Join:
+    """How the classes of `source` are found in `target`, by name or by a synonym of `target`."""
+    return Join(source, target, tuple(target.find(name) for name in source.names))
+
+
+def remap(source: LabelMap, target: LabelMap) -> list[int]:
+    """For each index of `source` the index of the same class in `target`. Raises LabelMapError as `Join.complete`."""
+    return join(source, target).complete()
 
 
 def label_map_from(value: str | Sequence[str]) -> LabelMap:

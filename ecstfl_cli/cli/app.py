@@ -9,7 +9,7 @@ import time
 import typer
 
 from ecstfl_cli import __version__
-from ecstfl_cli.cli import checkpoints, demo, export, finetune, infer, plugins, prepare, recipes
+from ecstfl_cli.cli import checkpoints, demo, export, finetune, infer, labels, plugins, prepare, recipes
 from ecstfl_cli.cli.console import err, is_main
 from ecstfl_cli.errors import EcstflError
 
@@ -31,6 +31,7 @@ finetune.register(app)
 infer.register(app)
 export.register(app)
 recipes.register(app)
+labels.register(app)
 checkpoints.register(app)
 plugins.register(app)
 demo.register(app)
