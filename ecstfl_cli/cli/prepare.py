@@ -22,9 +22,12 @@ def register(app: typer.Typer) -> None:
 
 def prepare(
     files: list[Path] = typer.Argument(
-        None, metavar="FILES", help="Path files (.csv of images, .txt of clips) to re-root to the data root."
+        None,
+        metavar="FILES",
+        help="Path files (.csv of images, .txt of clips) to re-root to the data root. With --check alone: path files, "
+        "or the name of a manifest, or a recipe (.yaml), to check as they are.",
     ),
-    data_root: Path = typer.Option(..., "--data-root", help="Folder that holds the data set."),
+    data_root: Path = typer.Option(None, "--data-root", help="Folder that holds the data set."),
     dataset: str = typer.Option(
         None, "--dataset", help="Name of the data set, instead of recognising it; `ecstfl plugins` lists them."
     ),
@@ -47,6 +50,12 @@ def prepare(
     skip_bad: bool = typer.Option(
         False, "--skip-bad", help="Leave rows that are not on disk out, into a rejects file, and exit with 0."
     ),
+    check: bool = typer.Option(
+        False, "--check", help="Read all of the data and give a verdict; without --data-root of what is there already."
+    ),
+    check_faces: int = typer.Option(
+        300, "--check-faces", min=0, help="Frames that --check looks for a face on; 0 looks for none."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Write path files for a data set, or re-root path files from another machine.
@@ -54,13 +63,24 @@ def prepare(
     Without FILES the data set in --data-root is recognised and its splits are written to --out as path files with
     absolute paths. With FILES their rows are looked up under --data-root, whatever prefix they carry, and new files
     are written; the originals stay. Rows that do not resolve are kept as they were and make the exit code 1.
+
+    --check reads every frame of what was prepared, or of FILES where there is no --data-root, and tells what is missing,
+    damaged, listed wrongly, or the same in training and test; the exit code is 1 where it would corrupt a result.
     """
+    from ecstfl_cli.cli.check_table import check_data
     from ecstfl_cli.engine.plugin_choice import parse_options
     from ecstfl_cli.engine.prepare import prepare_dataset, reroot_files
     from ecstfl_cli.errors import listing
     from ecstfl_cli.pathfile import problems_error
 
     reporter = console.TerminalReporter()
+    if check and data_root is None:
+        report = check_data(files or [], out, label_map, check_faces, as_json)
+        if as_json:
+            console.print_json(report)
+        raise typer.Exit(report["verdict"] == "wrong")
+    if data_root is None:
+        raise typer.BadParameter("say where the data is with --data-root, or check path files with --check")
     for flag, given in (("--dataset", dataset), ("--option", option), ("--images", images)):
         if files and given:
             raise typer.BadParameter(f"{flag} is for a data root without FILES")
@@ -80,18 +100,20 @@ def prepare(
             skip_bad=skip_bad,
             reporter=reporter,
         )
-    if as_json:
-        console.print_json(_plain(done, out))
-    else:
+    if not as_json:
         _show(done, out)
+    report = check_data([done.path], out, None, check_faces, as_json) if check else None
+    if as_json:
+        console.print_json(_plain(done, out) | ({"check": report} if report else {}))
     if not done.problems:
-        return
+        raise typer.Exit(bool(report) and report["verdict"] == "wrong")
     lost = f"{len(done.problems)} row{'s' * (len(done.problems) > 1)} not found on disk"
     if not skip_bad:
         advice = "Check --data-root, or pass --skip-bad to leave them out."
         raise problems_error(f"{lost}, kept as written", done.problems, advice)
     rejects = ", ".join(map(str, done.rejects))
     reporter.warn(f"{lost}, left out, into {rejects}:\n{listing([str(problem) for problem in done.problems])}")
+    raise typer.Exit(bool(report) and report["verdict"] == "wrong")
 
 
 def _plain(done: Prepared, out: Path) -> dict[str, Any]:

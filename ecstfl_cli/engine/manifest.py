@@ -77,22 +77,23 @@ def latest_manifest(folder: Path) -> dict[str, Any] | None:
 
     `files` maps splits to absolute paths, `path` is the manifest's own.
     """
-    found = [manifest for manifest in _manifests(folder) if manifest["files"]]
+    found = [manifest for manifest in all_in(folder) if manifest["files"]]
     return max(found, key=lambda manifest: (manifest["written_at"], manifest["path"]), default=None)
 
 
 def read_manifest_for(pathfile: Path) -> dict[str, Any] | None:
     """The manifest beside a path file that names it, the newest of several; None where `prepare` did not write it."""
     file = str(pathfile.parent.resolve() / pathfile.name)
-    found = [manifest for manifest in _manifests(pathfile.parent) if file in manifest["files"].values()]
+    found = [manifest for manifest in all_in(pathfile.parent) if file in manifest["files"].values()]
     return max(found, key=lambda manifest: manifest["written_at"], default=None)
 
 
-def _manifests(folder: Path) -> list[dict[str, Any]]:
-    return [found for path in sorted(folder.glob("*.json")) if (found := _load(path))]
+def all_in(folder: Path) -> list[dict[str, Any]]:
+    """Every manifest in `folder`, as `read` gives it, by name of file."""
+    return [found for path in sorted(folder.glob("*.json")) if (found := read(path))]
 
 
-def _load(path: Path) -> dict[str, Any] | None:
+def read(path: Path) -> dict[str, Any] | None:
     """A manifest with its paths made absolute and files that are gone left out; None for any other JSON."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -110,7 +111,7 @@ def check_name(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises DataError where that one is of another data root, modality or label map, which its files would lose.
     """
-    old = _load(folder / f"{manifest['name']}.json")
+    old = read(folder / f"{manifest['name']}.json")
     new_files = set(manifest["files"].values())
     left = {key: file for key, file in (old["files"] if old else {}).items() if Path(file).name not in new_files}
     if old is None or not left:

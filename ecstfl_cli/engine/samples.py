@@ -9,7 +9,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from ecstfl_cli.api import Modality
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.labels import LabelMap, remap
-from ecstfl_cli.media.frames import frame_names, image_problem
+from ecstfl_cli.media.frames import frame_names, image_state
 from ecstfl_cli.pathfile import PathFile, Problem, Row
 
 KIND = {"img": "images", "video": "clips"}
@@ -33,21 +33,23 @@ _CHUNK = {"img": 256, "video": 8}
 class Sample:
     """One sample: an image file or a folder of `n_frames` frames. `label` is an index of the model's map, -1 unknown.
 
-    `clip_id` is the path as its path file writes it.
+    `clip_id` is the path as its path file writes it. `digest` is what copies of its files share, empty where unknown.
     """
 
     source: Path
     label: int
     clip_id: str
     n_frames: int | None = None
+    digest: bytes = field(default=b"", compare=False, repr=False)
 
 
 class Found(NamedTuple):
-    """What is on disk under a row's path: frames of a clip, and what is wrong, if anything."""
+    """What is on disk under a row's path: frames of a clip, and what is wrong, if anything; `digest` as in Sample."""
 
     n_frames: int | None
     problem: str
     missing: bool = False
+    digest: bytes = b""
 
 
 def load_samples(
@@ -85,7 +87,7 @@ def load_samples(
             if row.n_frames not in (None, disk.n_frames):
                 wrong.append(_count_problem(file.path, row, disk, skip_bad))
             label = -1 if row.label is None else to_model[row.label]
-            samples.append(Sample(row.source, label, row.path_as_written, disk.n_frames))
+            samples.append(Sample(row.source, label, row.path_as_written, disk.n_frames, disk.digest))
         problems += sorted(wrong, key=lambda problem: problem.line)
     total = sum(len(file.rows) + len(file.problems) for file in lists)
     if problems:
@@ -128,8 +130,8 @@ def _each(look: Callable[[str], Found], paths: Sequence[str]) -> list[Found]:
 
 
 def _look_at_image(path: str) -> Found:
-    problem = image_problem(path)
-    return Found(None, problem, missing=bool(problem) and not os.path.exists(path))  # noqa: PTH110
+    problem, digest = image_state(path)
+    return Found(None, problem, missing=bool(problem) and not os.path.exists(path), digest=digest)  # noqa: PTH110
 
 
 def _look_at_clip(folder: str) -> Found:
@@ -143,11 +145,13 @@ def _look_at_clip(folder: str) -> Found:
         return Found(None, f"cannot be read: {error.strerror}")
     if not names:
         return Found(0, "folder holds no images")
-    bad = [(name, problem) for name in names if (problem := image_problem(f"{folder}/{name}"))]
+    states = [image_state(f"{folder}/{name}") for name in names]
+    bad = [(name, state.problem) for name, state in zip(names, states, strict=True) if state.problem]
     if bad:
         name, problem = bad[0]
         return Found(len(names), f"{len(bad)} of {len(names)} frames unreadable: {name} {problem}")
-    return Found(len(names), "")
+    whole = hashlib.blake2b(b"".join(state.digest for state in states), digest_size=16)
+    return Found(len(names), "", digest=whole.digest())
 
 
 def _disk_problem(file: Path, row: Row, disk: Found) -> Problem:

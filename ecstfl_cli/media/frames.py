@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif"})
 VIDEO_SUFFIXES = frozenset(
@@ -16,6 +18,8 @@ _DIGITS = re.compile(r"([0-9]+)")
 # Enough for the header of almost any image; what does not fit is decoded in full.
 _HEAD_BYTES = 1 << 16
 _TAIL_BYTES = 64
+# With the tail and the size enough to tell pictures apart, and cheap for a million of them.
+_DIGEST_BYTES = 1 << 12
 _JPEG_END = b"\xff\xd9"
 
 
@@ -47,24 +51,41 @@ def list_frames(folder: Path) -> list[Path]:
     return [folder / name for name in frame_names(folder)]
 
 
+class ImageState(NamedTuple):
+    """What a glance at an image file shows: what is wrong with it, and a digest that copies of the file share."""
+
+    problem: str
+    digest: bytes = b""
+
+
 def image_problem(path: str | Path) -> str:
-    """What is wrong with an image file, or an empty string: missing, empty, unreadable or truncated.
+    """What is wrong with an image file, or an empty string; see `image_state`."""
+    return image_state(path).problem
+
+
+def image_state(path: str | Path) -> ImageState:
+    """What is wrong with an image file: missing, empty, unreadable or truncated; and a digest of its ends and size.
 
     A JPEG with a sound header and an end mark is not decoded, because a data set may hold a million of them: damage in
     the middle of one shows when it is used. Everything else is decoded.
     """
+    try:
+        head, tail, size = _ends(path)
+    except FileNotFoundError:
+        return ImageState("no such file")
+    except IsADirectoryError:
+        return ImageState("is a folder, not an image")
+    except OSError as error:
+        return ImageState(f"cannot be read: {error.strerror}")
+    if not head:
+        return ImageState("is empty (0 bytes)")
+    digest = hashlib.blake2b(b"%d\0%b%b" % (size, head[:_DIGEST_BYTES], tail), digest_size=16).digest()
+    return ImageState(_content_problem(path, head, tail), digest)
+
+
+def _content_problem(path: str | Path, head: bytes, tail: bytes) -> str:
     from PIL import Image
 
-    try:
-        head, tail = _ends(path)
-    except FileNotFoundError:
-        return "no such file"
-    except IsADirectoryError:
-        return "is a folder, not an image"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if not head:
-        return "is empty (0 bytes)"
     try:
         with Image.open(io.BytesIO(head)) as image:
             is_jpeg = image.format == "JPEG"
@@ -75,13 +96,14 @@ def image_problem(path: str | Path) -> str:
     return _decoding_problem(path)
 
 
-def _ends(path: str | Path) -> tuple[bytes, bytes]:
+def _ends(path: str | Path) -> tuple[bytes, bytes, int]:
+    """The first and the last bytes of a file, and its size."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a Path each is slow)
         head = file.read(_HEAD_BYTES)
         if len(head) < _HEAD_BYTES:
-            return head, head[-_TAIL_BYTES:]
-        file.seek(-_TAIL_BYTES, os.SEEK_END)
-        return head, file.read()
+            return head, head[-_TAIL_BYTES:], len(head)
+        size = file.seek(-_TAIL_BYTES, os.SEEK_END) + _TAIL_BYTES
+        return head, file.read(), size
 
 
 def _decoding_problem(path: str | Path) -> str:

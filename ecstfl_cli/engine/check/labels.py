@@ -1,0 +1,74 @@
+"""Checks of what the lists say: subjects on both sides of a split, and classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+from typing import Any
+
+from ecstfl_cli.engine.check.findings import Finding, counted, item
+from ecstfl_cli.engine.check.target import CheckTarget, Split
+
+
+def check_subjects(target: CheckTarget) -> Finding:
+    """Subjects, or films, that are in two splits of one fold."""
+    known = [split for split in target.splits if any(split.subjects)]
+    if not known:
+        return Finding("subjects", "skipped", "the lists do not say whose samples these are")
+    items: list[dict[str, Any]] = []
+    shared: dict[str, int] = {}
+    pairs = [(a, b) for a, b in combinations(known, 2) if a.fold == b.fold]
+    for left, right in pairs:
+        both = (set(left.subjects) & set(right.subjects)) - {""}
+        if both:
+            shared[f"{left.name} and {right.name}"] = len(both)
+        first = {subject: row for row, subject in reversed([*enumerate(right.subjects)])}
+        for subject in sorted(both):
+            row, n = first[subject], right.subjects.count(subject)
+            path = target.locations[right.samples[row]]
+            text = f"subject {subject} is in {left.name} too, with {counted(n, 'sample')} here"
+            items.append(item(right, row, path, text, subject=subject, also_in=left.name))
+    names = ", ".join(f"{split.name} {len(set(split.subjects) - {''}):,}" for split in known)
+    if not pairs:
+        return Finding("subjects", "skipped", f"subjects are known of one split only: {names}")
+    if not items:
+        return Finding("subjects", "ok", f"no subject is in two splits: {names}")
+    where = ", ".join(f"{n:,} in {pair}" for pair, n in shared.items())
+    advice = "The score says how well known faces are recognised, not new ones: split by subject."
+    return Finding("subjects", "wrong", f"subjects in two splits: {where}", len(items), advice, items)
+
+
+def histogram(split: Split, classes: tuple[str, ...]) -> dict[str, int]:
+    """Samples by class in the order of `classes`, then others as they come, `unknown` last."""
+    found = Counter(split.labels)
+    unknown = found.pop("", 0)
+    counts = {name: found.pop(name, 0) for name in classes} | dict(sorted(found.items()))
+    return counts | ({"unknown": unknown} if unknown else {})
+
+
+def check_classes(target: CheckTarget) -> Finding:
+    """Classes without a sample in a split, and labels without a map."""
+    if target.label_map is None:
+        labels = {label for split in target.splits for label in split.labels} - {""}
+        if not labels:
+            return Finding("classes", "skipped", "there are no labels")
+        if not all(label.isdigit() for label in labels):
+            return Finding("classes", "ok", f"{len(labels)} classes of several label maps")
+        advice = "Say whose indices they are: --label-map NAME; `ecstfl plugins --group label_maps` lists them."
+        return Finding("classes", "note", f"{len(labels)} bare indices without a label map", len(labels), advice)
+    items = [
+        {"split": split.name, "where": str(split.files[0]), "path": "", "problem": f"no sample of {name}", "class": name}
+        for split in target.splits
+        for name in target.label_map.names
+        if name not in set(split.labels)
+    ]
+    names = len(target.label_map.names)
+    if not items:
+        return Finding("classes", "ok", f"all {names} of {target.label_map.name} are in every split")
+    absent = "; ".join(
+        f"{split.name} lacks {', '.join(missing)}"
+        for split in target.splits
+        if (missing := [str(found["class"]) for found in items if found["split"] == split.name])
+    )
+    advice = "A class that is not tested makes UAR an average over fewer classes; one that is not trained cannot be told."
+    return Finding("classes", "note", absent, len(items), advice, items)

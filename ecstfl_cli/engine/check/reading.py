@@ -1,0 +1,115 @@
+"""All samples read in full, by threads, each once: what was read before and has not changed is not read again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from ecstfl_cli.api import Modality
+from ecstfl_cli.engine.check.cache import ScanCache
+from ecstfl_cli.engine.check.scan import Listing, Scan, look, scan
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.samples import KIND
+
+# Decoding releases the interpreter's lock, so threads use all cores; a few more keep them busy while a disk is slow.
+_EXTRA_THREADS = 2
+# Samples that one thread takes at a time.
+_CHUNK = {"img": 64, "video": 1}
+_SAVE_SECONDS = 5.0
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What is known of each sample, in the order of CheckTarget.locations; `scans` are None where there is a problem.
+
+    `n_read` frames were read now, in `seconds`; the rest was known.
+    """
+
+    listings: list[Listing]
+    scans: list[Scan | None]
+    n_read: int
+    seconds: float
+
+    @property
+    def n_frames(self) -> int:
+        return sum(listing.n_frames for listing in self.listings)
+
+
+def read_all(locations: Sequence[str], modality: Modality, folder: Path, reporter: Reporter) -> Readings:
+    """Read every sample; what is read is kept in `folder` every few seconds, so that nothing is lost when stopped."""
+    with ScanCache(folder, reporter) as cache:
+        size = 64 * _CHUNK[modality]
+        listings: list[Listing] = []
+        with reporter.progress("looking up", len(locations), KIND[modality]) as advance:
+            for found in _in_threads(partial(look, modality=modality), locations, size):
+                listings += found
+                advance(len(found))
+        scans = [
+            None if listing.problem else cache.get(path, listing.stamp)
+            for path, listing in zip(locations, listings, strict=True)
+        ]
+        new = [i for i, known in enumerate(scans) if known is None and not listings[i].problem]
+        total = sum(listings[i].n_frames for i in new)
+        if len(new) < len(locations) and any(known is not None for known in scans):
+            reporter.note(f"{sum(known is not None for known in scans)} {KIND[modality]} were read before, {len(new)} are new")
+        started = time.monotonic()
+        with reporter.progress("reading", total, "frames") as advance:
+            for i, result in _scanned(new, locations, modality, listings, cache):
+                scans[i] = result
+                advance(listings[i].n_frames)
+        return Readings(listings, scans, total, time.monotonic() - started)
+
+
+def _scanned(
+    new: Sequence[int], locations: Sequence[str], modality: Modality, listings: Sequence[Listing], cache: ScanCache
+) -> Iterator[tuple[int, Scan]]:
+    """(index, scan) of new samples; saved every few seconds, and when stopped."""
+    unsaved: list[tuple[str, bytes, Scan]] = []
+    saved = time.monotonic()
+    numbers = iter(new)
+    try:
+        for found in _in_threads(partial(_scan, modality), [locations[i] for i in new], _CHUNK[modality]):
+            for result in found:
+                i = next(numbers)
+                unsaved.append((locations[i], listings[i].stamp, result))
+                yield i, result
+            if time.monotonic() - saved > _SAVE_SECONDS:
+                cache.put(unsaved)
+                unsaved, saved = [], time.monotonic()
+    finally:
+        cache.put(unsaved)
+
+
+def _scan(modality: Modality, path: str) -> Scan:
+    try:
+        return scan(path, modality)
+    except OSError as error:  # it was there when it was looked up
+        return Scan(0, n_wrong=1, wrong=[f"cannot be read: {error.strerror}"])
+
+
+def _in_threads(work: Callable[[In], Out], items: Sequence[In], size: int) -> Iterator[list[Out]]:
+    """Results of chunks of `size` items, in order; when stopped, what has not begun is dropped."""
+    chunks = [items[i : i + size] for i in range(0, len(items), size)]
+    pool = ThreadPoolExecutor(cores() + _EXTRA_THREADS)
+    try:
+        yield from pool.map(partial(_each, work), chunks)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _each(work: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
+    return [work(item) for item in items]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
