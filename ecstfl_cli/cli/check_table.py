@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _STYLE = {"ok": "green", "note": "yellow", "wrong": "bold red", "skipped": "dim"}
 
 
-def check_data(files: list[Path], out: Path, label_map: str | None, faces: int, as_json: bool) -> dict[str, Any]:
-    """Check what FILES name, show the table unless the result will be JSON, and return the report as plain containers."""
+def check_data(files: list[Path], out: Path, label_map: str | None, as_json: bool) -> dict[str, Any]:
+    """Check what FILES name, show the table unless the result will be JSON, and return the report as it is written."""
     from ecstfl_cli.engine.check.run import check
 
-    report = check(files, out=out, label_map=label_map, faces=faces, reporter=console.TerminalReporter())
+    report = check(files, out=out, label_map=label_map, reporter=console.TerminalReporter())
     if not as_json:
         show(report)
     return report.to_dict()
@@ -29,8 +29,6 @@ def check_data(files: list[Path], out: Path, label_map: str | None, faces: int, 
 def show(report: CheckReport) -> None:
     """Print the table, and what it comes to."""
     console.out.print(_table(report), soft_wrap=False)
-    for table in _differences(report):
-        console.out.print(table)
     console.out.print(f"report: {report.path}", markup=False)
     if wrong := report.wrong():
         names = ", ".join(finding.check for finding in wrong)
@@ -64,8 +62,3 @@ def _found(finding: Finding) -> Any:
         if finding.advice:
             text.append(f"\n→ {finding.advice}", style="italic")
     return text
-
-
-def _differences(report: CheckReport) -> list[Table]:
-    """Published and found counts, side by side, of the splits that differ."""
-    return []

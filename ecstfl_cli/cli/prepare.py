@@ -53,9 +53,6 @@ def prepare(
     check: bool = typer.Option(
         False, "--check", help="Read all of the data and give a verdict; without --data-root of what is there already."
     ),
-    check_faces: int = typer.Option(
-        300, "--check-faces", min=0, help="Frames that --check looks for a face on; 0 looks for none."
-    ),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Write path files for a data set, or re-root path files from another machine.
@@ -64,8 +61,9 @@ def prepare(
     absolute paths. With FILES their rows are looked up under --data-root, whatever prefix they carry, and new files
     are written; the originals stay. Rows that do not resolve are kept as they were and make the exit code 1.
 
-    --check reads every frame of what was prepared, or of FILES where there is no --data-root, and tells what is missing,
-    damaged, listed wrongly, or the same in training and test; the exit code is 1 where it would corrupt a result.
+    --check reads every frame of what was prepared, or of FILES where there is no --data-root, and tells what is
+    missing, damaged, listed wrongly, or the same in training and test; the exit code is 1 where that would corrupt a
+    result.
     """
     from ecstfl_cli.cli.check_table import check_data
     from ecstfl_cli.engine.plugin_choice import parse_options
@@ -75,7 +73,7 @@ def prepare(
 
     reporter = console.TerminalReporter()
     if check and data_root is None:
-        report = check_data(files or [], out, label_map, check_faces, as_json)
+        report = check_data(files or [], out, label_map, as_json)
         if as_json:
             console.print_json(report)
         raise typer.Exit(report["verdict"] == "wrong")
@@ -102,18 +100,19 @@ def prepare(
         )
     if not as_json:
         _show(done, out)
-    report = check_data([done.path], out, None, check_faces, as_json) if check else None
+    report = check_data([done.path], out, None, as_json) if check else None
     if as_json:
         console.print_json(_plain(done, out) | ({"check": report} if report else {}))
+    is_wrong = report is not None and report["verdict"] == "wrong"
     if not done.problems:
-        raise typer.Exit(bool(report) and report["verdict"] == "wrong")
+        raise typer.Exit(is_wrong)
     lost = f"{len(done.problems)} row{'s' * (len(done.problems) > 1)} not found on disk"
     if not skip_bad:
         advice = "Check --data-root, or pass --skip-bad to leave them out."
         raise problems_error(f"{lost}, kept as written", done.problems, advice)
     rejects = ", ".join(map(str, done.rejects))
     reporter.warn(f"{lost}, left out, into {rejects}:\n{listing([str(problem) for problem in done.problems])}")
-    raise typer.Exit(bool(report) and report["verdict"] == "wrong")
+    raise typer.Exit(is_wrong)
 
 
 def _plain(done: Prepared, out: Path) -> dict[str, Any]:

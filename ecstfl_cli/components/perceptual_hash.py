@@ -9,6 +9,7 @@ with Multi-Index Hashing", CVPR 2012): of `RADIUS` + 1 disjoint bands of the bit
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,9 +67,8 @@ def near_pairs(hashes: NDArray[np.uint64], radius: int = RADIUS) -> NDArray[np.i
     compared with the next 2048 in the order of their hashes only.
     """
     found = [np.empty((0, 2), np.int64)]
-    edges = np.linspace(0, 64, radius + 2).astype(int)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
+    for low, high in pairwise(np.linspace(0, 64, radius + 2).astype(int).tolist()):
+        band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         found += _pairs_in_buckets(hashes, band, radius)
     return np.unique(np.concatenate(found), axis=0)
 

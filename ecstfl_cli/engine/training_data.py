@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ecstfl_cli.engine.check.before_training import check_before_training
 from ecstfl_cli.engine.prepare import read_manifest_for
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import Sample, class_counts, fingerprint, load_samples, stratified_split
@@ -52,7 +53,8 @@ class TrainingData:
 def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, reporter: Reporter) -> TrainingData:
     """Read and check every path file of a recipe.
 
-    Raises DataError where a list is missing or wrong, or the training list is shorter than one batch.
+    Raises DataError where a list is missing or wrong, or the training list is shorter than one batch or gives a sample
+    two labels. What else would make scores wrong is warned of; see `check_before_training`.
     """
     data = recipe.data
     if not data.train:
@@ -80,6 +82,8 @@ def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, r
         val, test = {f"val{name.removeprefix('test')}": samples for name, samples in test.items()}, {}
     if not val:
         reporter.warn("no validation and no test samples: nothing is evaluated, and the last epoch counts as the best")
+    num_frames = recipe.input.to_spec().sampling.num_frames if recipe.input.modality == "video" else None
+    check_before_training({"train": train, **val, **test}, lists, num_frames, reporter)
     if recipe.train.drop_last:
         _check_size(len(train), recipe.train.batch_size)
     counts = class_counts(train, len(labels))

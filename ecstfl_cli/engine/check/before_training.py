@@ -16,7 +16,9 @@ from ecstfl_cli.errors import DataError, listing
 Lists = Mapping[str, Sequence[Sample]]
 
 
-def check_before_training(lists: Lists, files: Mapping[str, Sequence[str]], num_frames: int | None, reporter: Reporter) -> None:
+def check_before_training(
+    lists: Lists, files: Mapping[str, Sequence[str]], num_frames: int | None, reporter: Reporter
+) -> None:
     """Warn of what would make the scores of a run wrong; `lists` are samples by name, the training list is `train`.
 
     `files` are the path files of each list, `num_frames` what a view of a clip takes. Warns of samples and subjects
@@ -44,7 +46,7 @@ def _stop_on_two_labels(train: Sequence[Sample]) -> None:
     if twice:
         raise DataError(
             f"the training list gives {len(twice)} samples another label than before:\n{listing(twice)}",
-            "At most one can be right: remove the wrong rows. `ecstfl prepare --check` finds copies under other paths too.",
+            "At most one can be right: remove the wrong rows. `ecstfl prepare --check` finds copies under other paths.",
         )
 
 
@@ -60,8 +62,8 @@ def _warn_of_shared(train: Sequence[Sample], samples: Sequence[Sample], name: st
         )
     if copies:
         reporter.warn(
-            f"{len(copies)} of {len(samples)} {name} samples are copies of training samples, e.g. {copies[0].clip_id} of "
-            f"{digests[copies[0].digest].clip_id}: scores on them are too high"
+            f"{len(copies)} of {len(samples)} {name} samples are copies of training samples, e.g. {copies[0].clip_id} "
+            f"of {digests[copies[0].digest].clip_id}: scores on them are too high"
         )
 
 
@@ -71,8 +73,8 @@ def _warn_of_subjects(files: Mapping[str, Sequence[str]], reporter: Reporter) ->
         both = sorted(found & subjects["train"]) if name != "train" else []
         if both:
             reporter.warn(
-                f"{len(both)} of {len(found)} subjects of {name} are in the training list too, e.g. {both[0]}: the score "
-                "says how well known faces are recognised, not new ones"
+                f"{len(both)} of {len(found)} subjects of {name} are in the training list too, e.g. {both[0]}: the "
+                "score says how well known faces are recognised, not new ones"
             )
 
 

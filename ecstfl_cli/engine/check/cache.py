@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ FILE = "checked.sqlite"
 # Part of the stamp's meaning: raised whenever a Scan holds something else.
 _VERSION = 1
 _TABLE = """create table if not exists scans (
-    path text primary key, stamp blob, n_frames int, digest blob, sizes text, hashes blob, thumbs blob,
+    path blob primary key, stamp blob, n_frames int, digest blob, sizes text, hashes blob, thumbs blob,
     n_wrong int, wrong text, n_odd int, odd text
 ) without rowid"""
 
@@ -111,5 +112,5 @@ class ScanCache:
 
 
 def _key(path: str) -> bytes:
-    """A path as bytes: file names need not be Unicode."""
-    return path.encode("utf-8", "surrogateescape")
+    """An absolute path as bytes: file names need not be Unicode."""
+    return os.path.abspath(path).encode("utf-8", "surrogateescape")  # noqa: PTH100 (a Path each is slow)

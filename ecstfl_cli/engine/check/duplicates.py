@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecstfl_cli.components.perceptual_hash import near_pairs, standardised
-from ecstfl_cli.engine.check.findings import TOLERANCE, Finding, Verdict, counted, item
+from ecstfl_cli.engine.check.findings import TOLERANCE, Finding, Item, Verdict, counted, item
 from ecstfl_cli.engine.check.reading import Readings
 from ecstfl_cli.engine.check.target import CheckTarget, Split
 
@@ -77,7 +76,7 @@ def _distinct(group: NDArray[np.int64], frame: NDArray[np.int64], groups: int) -
 
 def check_listed_twice(target: CheckTarget) -> Finding:
     """One path twice in a split."""
-    items: list[dict[str, Any]] = []
+    items: list[Item] = []
     for split in target.splits:
         seen: dict[int, int] = {}
         for row, sample in enumerate(split.samples.tolist()):
@@ -86,12 +85,12 @@ def check_listed_twice(target: CheckTarget) -> Finding:
     if not items:
         return Finding("listed twice", "ok", "every row is another sample")
     advice = "They count twice in training and in scores: remove the surplus rows."
-    return Finding("listed twice", "note", f"{counted(len(items), 'surplus row')}", len(items), advice, items)
+    return Finding("listed twice", "note", f"{counted(len(items), 'surplus row')}", items, advice)
 
 
 def check_copies(target: CheckTarget, likeness: Likeness) -> Finding:
     """Samples of one split with the same pixels under several paths."""
-    items: list[dict[str, Any]] = []
+    items: list[Item] = []
     for split in target.splits:
         rows: dict[int, int] = {}
         for row, sample in _distinct_samples(split):
@@ -103,7 +102,7 @@ def check_copies(target: CheckTarget, likeness: Likeness) -> Finding:
         return Finding("copies", "ok", "no two samples of a split are identical")
     per_split = _per_split(items)
     advice = "They weigh more than others in training, and in scores if they are tested on."
-    return Finding("copies", "note", f"surplus identical samples: {per_split}", len(items), advice, items)
+    return Finding("copies", "note", f"surplus identical samples: {per_split}", items, advice)
 
 
 def check_labels_of_copies(target: CheckTarget, likeness: Likeness) -> Finding:
@@ -113,7 +112,7 @@ def check_labels_of_copies(target: CheckTarget, likeness: Likeness) -> Finding:
         for row, sample in enumerate(likeness.content[split.samples].tolist()):
             if split.labels[row]:
                 labels.setdefault(sample, {}).setdefault(split.labels[row], (split, row))
-    items: list[dict[str, Any]] = []
+    items: list[Item] = []
     one_path = 0
     for found in labels.values():
         if len(found) < 2:
@@ -131,12 +130,12 @@ def check_labels_of_copies(target: CheckTarget, likeness: Likeness) -> Finding:
     summary = f"{len(items):,} of {counted(len(labels), 'distinct sample')} ({share:.1%}) with two or more labels"
     summary += f", {one_path:,} of them under one path" if one_path else ""
     advice = "At most one label can be right: remove them, or mend the lists."
-    return Finding("conflicting labels", verdict, summary, len(items), advice, items)
+    return Finding("conflicting labels", verdict, summary, items, advice)
 
 
 def check_across_splits(target: CheckTarget, likeness: Likeness) -> Finding:
     """Samples of one fold that are in two of its splits, as the same path or the same pixels."""
-    items: list[dict[str, Any]] = []
+    items: list[Item] = []
     for left, right in _pairs_of_splits(target):
         rows = {int(content): row for row, content in reversed([*enumerate(likeness.content[left.samples])])}
         for row, sample in _distinct_samples(right):
@@ -152,14 +151,14 @@ def check_across_splits(target: CheckTarget, likeness: Likeness) -> Finding:
     if not items:
         return Finding("across splits", "ok", "no sample is in two splits")
     advice = "A score on samples that were trained on is too high: remove them from the training list."
-    return Finding("across splits", "wrong", f"in two splits: {_per_pair(items)}", len(items), advice, items)
+    return Finding("across splits", "wrong", f"in two splits: {_per_pair(items)}", items, advice)
 
 
 def check_near(target: CheckTarget, likeness: Likeness) -> list[Finding]:
     """Pairs that look alike without being identical, within a split and across the splits of a fold."""
     rows = [_first_rows(split, likeness.content) for split in target.splits]
-    within: list[dict[str, Any]] = []
-    across: list[dict[str, Any]] = []
+    within: list[Item] = []
+    across: list[Item] = []
     leaked: dict[str, set[int]] = {}
     for a, b in likeness.near.tolist():
         for i, split in enumerate(target.splits):
@@ -175,14 +174,14 @@ def check_near(target: CheckTarget, likeness: Likeness) -> list[Finding]:
     return [_near_within(within), _near_across(target, across, leaked)]
 
 
-def _near_within(items: list[dict[str, Any]]) -> Finding:
+def _near_within(items: list[Item]) -> Finding:
     if not items:
         return Finding("near copies", "ok", "no two samples of a split look alike")
     advice = "Recropped or re-encoded copies, or shots of one scene: they weigh more than others in training."
-    return Finding("near copies", "note", f"pairs that look alike: {_per_split(items)}", len(items), advice, items)
+    return Finding("near copies", "note", f"pairs that look alike: {_per_split(items)}", items, advice)
 
 
-def _near_across(target: CheckTarget, items: list[dict[str, Any]], leaked: dict[str, set[int]]) -> Finding:
+def _near_across(target: CheckTarget, items: list[Item], leaked: dict[str, set[int]]) -> Finding:
     if not any(True for _ in _pairs_of_splits(target)):
         return Finding("near across splits", "skipped", "there is one split only")
     if not items:
@@ -192,12 +191,10 @@ def _near_across(target: CheckTarget, items: list[dict[str, Any]], leaked: dict[
     texts = [f"{len(leaked[name]):,} of {sizes[name]:,} ({share:.1%}) in {name}" for name, share in shares.items()]
     verdict: Verdict = "wrong" if max(shares.values()) > TOLERANCE else "note"
     advice = "Look at them: copies of what was trained on make a score too high; shots of one person do so too."
-    return Finding(
-        "near across splits", verdict, f"like a sample of another split: {', '.join(texts)}", len(items), advice, items
-    )
+    return Finding("near across splits", verdict, f"like a sample of another split: {', '.join(texts)}", items, advice)
 
 
-def _near_item(target: CheckTarget, split: Split, row: int, other: Split, other_row: int) -> dict[str, Any]:
+def _near_item(target: CheckTarget, split: Split, row: int, other: Split, other_row: int) -> Item:
     path, like = target.locations[split.samples[row]], target.locations[other.samples[other_row]]
     labels = [split.labels[row], other.labels[other_row]]
     differ = f" ({labels[0]} and {labels[1]})" if len(set(labels)) > 1 else ""
@@ -224,12 +221,12 @@ def _pairs_of_splits(target: CheckTarget) -> Iterator[tuple[Split, Split]]:
             yield left, right
 
 
-def _per_split(items: list[dict[str, Any]]) -> str:
+def _per_split(items: list[Item]) -> str:
     names = dict.fromkeys(found["split"] for found in items)
     return ", ".join(f"{sum(found['split'] == name for found in items):,} in {name}" for name in names)
 
 
-def _per_pair(items: list[dict[str, Any]]) -> str:
+def _per_pair(items: list[Item]) -> str:
     pairs = dict.fromkeys((found["also_in"], found["split"]) for found in items)
     return ", ".join(
         f"{sum((found['also_in'], found['split']) == pair for found in items):,} of {pair[1]} in {pair[0]}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,17 +17,20 @@ Verdict = Literal["ok", "note", "wrong", "skipped"]
 # The share of a split from which noise that releases are known to carry changes what a result means.
 TOLERANCE = 0.01
 
+Item = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's verdict. `count` is what `items` list in full, each with at least a `path`; `advice` what to do."""
+    """One check's verdict. `items` are all that it is about, each with `where`, `path` and `problem`; `advice` says
+    what to do.
+    """
 
     check: str
     verdict: Verdict
     summary: str
-    count: int = 0
+    items: list[Item] = field(default_factory=list)
     advice: str = ""
-    items: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def example(self) -> str:
@@ -34,21 +38,25 @@ class Finding:
         if not self.items:
             return ""
         first = self.items[0]
-        return ": ".join(str(first[key]) for key in ("where", "path", "problem") if first.get(key))
+        return ": ".join(part for part in (Path(first["where"]).name, first["path"], first["problem"]) if part)
 
 
-def rows_where(
-    target: CheckTarget, is_meant: Callable[[Split], NDArray[np.bool_]]
-) -> Iterator[tuple[Split, int, str]]:
-    """(split, row, path) of the rows for which a mask over a split's rows is set."""
-    for split in target.splits:
-        for row in np.flatnonzero(is_meant(split)).tolist():
-            yield split, row, target.locations[split.samples[row]]
-
-
-def item(split: Split, row: int, path: str, problem: str, **more: Any) -> dict[str, Any]:
+def item(split: Split, row: int, path: str, problem: str, **more: Any) -> Item:
     """One row of a list and what is to say of it."""
     return {"split": split.name, "where": split.where(row), "path": path, "problem": problem, **more}
+
+
+def items_where(
+    target: CheckTarget,
+    is_meant: Callable[[Split], NDArray[np.bool_]],
+    problem_of: Callable[[int], str],
+) -> list[Item]:
+    """Items of the rows for which a mask over a split's rows is set; `problem_of` tells the problem of a sample."""
+    return [
+        item(split, row, target.locations[split.samples[row]], problem_of(int(split.samples[row])))
+        for split in target.splits
+        for row in np.flatnonzero(is_meant(split)).tolist()
+    ]
 
 
 def counted(n: int, noun: str) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations
-from typing import Any
 
-from ecstfl_cli.engine.check.findings import Finding, counted, item
+from ecstfl_cli.engine.check.findings import Finding, Item, counted, item
 from ecstfl_cli.engine.check.target import CheckTarget, Split
 
 
@@ -15,7 +14,7 @@ def check_subjects(target: CheckTarget) -> Finding:
     known = [split for split in target.splits if any(split.subjects)]
     if not known:
         return Finding("subjects", "skipped", "the lists do not say whose samples these are")
-    items: list[dict[str, Any]] = []
+    items: list[Item] = []
     shared: dict[str, int] = {}
     pairs = [(a, b) for a, b in combinations(known, 2) if a.fold == b.fold]
     for left, right in pairs:
@@ -35,7 +34,7 @@ def check_subjects(target: CheckTarget) -> Finding:
         return Finding("subjects", "ok", f"no subject is in two splits: {names}")
     where = ", ".join(f"{n:,} in {pair}" for pair, n in shared.items())
     advice = "The score says how well known faces are recognised, not new ones: split by subject."
-    return Finding("subjects", "wrong", f"subjects in two splits: {where}", len(items), advice, items)
+    return Finding("subjects", "wrong", f"subjects in two splits: {where}", items, advice)
 
 
 def histogram(split: Split, classes: tuple[str, ...]) -> dict[str, int]:
@@ -55,9 +54,15 @@ def check_classes(target: CheckTarget) -> Finding:
         if not all(label.isdigit() for label in labels):
             return Finding("classes", "ok", f"{len(labels)} classes of several label maps")
         advice = "Say whose indices they are: --label-map NAME; `ecstfl plugins --group label_maps` lists them."
-        return Finding("classes", "note", f"{len(labels)} bare indices without a label map", len(labels), advice)
+        return Finding("classes", "note", f"{len(labels)} bare indices without a label map", advice=advice)
     items = [
-        {"split": split.name, "where": str(split.files[0]), "path": "", "problem": f"no sample of {name}", "class": name}
+        {
+            "split": split.name,
+            "where": str(split.files[0]),
+            "path": "",
+            "problem": f"no sample of {name}",
+            "class": name,
+        }
         for split in target.splits
         for name in target.label_map.names
         if name not in set(split.labels)
@@ -70,5 +75,7 @@ def check_classes(target: CheckTarget) -> Finding:
         for split in target.splits
         if (missing := [str(found["class"]) for found in items if found["split"] == split.name])
     )
-    advice = "A class that is not tested makes UAR an average over fewer classes; one that is not trained cannot be told."
-    return Finding("classes", "note", absent, len(items), advice, items)
+    advice = (
+        "A class that is not tested makes UAR an average over fewer classes; one that is not trained cannot be told."
+    )
+    return Finding("classes", "note", absent, items, advice)

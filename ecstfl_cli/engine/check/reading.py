@@ -60,7 +60,9 @@ def read_all(locations: Sequence[str], modality: Modality, folder: Path, reporte
         new = [i for i, known in enumerate(scans) if known is None and not listings[i].problem]
         total = sum(listings[i].n_frames for i in new)
         if len(new) < len(locations) and any(known is not None for known in scans):
-            reporter.note(f"{sum(known is not None for known in scans)} {KIND[modality]} were read before, {len(new)} are new")
+            reporter.note(
+                f"{sum(known is not None for known in scans)} {KIND[modality]} were read before, {len(new)} are new"
+            )
         started = time.monotonic()
         with reporter.progress("reading", total, "frames") as advance:
             for i, result in _scanned(new, locations, modality, listings, cache):

@@ -48,7 +48,7 @@ class CheckReport:
                 finding.check: {
                     "verdict": finding.verdict,
                     "summary": finding.summary,
-                    "count": finding.count,
+                    "count": len(finding.items),
                     "advice": finding.advice,
                     "items": finding.items[:ITEMS],
                     "items_left_out": max(0, len(finding.items) - ITEMS),
@@ -69,7 +69,9 @@ class CheckReport:
 def require_writable(path: Path) -> None:
     """Raise DataError where a report would overwrite a file that is none."""
     if path.exists() and read(path) is None:
-        raise DataError(f"{path} is not a report of a check and would be overwritten", "Choose another --out, or move it.")
+        raise DataError(
+            f"{path} is not a report of a check and would be overwritten", "Choose another --out, or move it."
+        )
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -14,13 +14,11 @@ from ecstfl_cli.engine.check.target import CheckTarget, find_target
 from ecstfl_cli.engine.reporter import Reporter
 
 
-def check(
-    given: Sequence[Path], *, out: Path, label_map: str | None = None, faces: int = 0, reporter: Reporter
-) -> CheckReport:
+def check(given: Sequence[Path], *, out: Path, label_map: str | None = None, reporter: Reporter) -> CheckReport:
     """Check what `given` names (see `find_target`) and write the report beside its manifest, else into `out`.
 
     Every frame is decoded; what is read is kept beside the report, so that a repeated or interrupted check reads only
-    what is new. `faces` is on how many frames a face is looked for. Raises DataError where there is nothing to check or
+    what is new. Raises DataError where there is nothing to check or
     the report cannot be written; what is wrong with the data is in the report.
     """
     target = find_target(given, out=out, label_map=label_map)

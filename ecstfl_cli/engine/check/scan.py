@@ -78,7 +78,7 @@ def look(path: str, modality: Modality) -> Listing:
         names = frame_names(path) if modality == "video" else [""]
         stamp = hashlib.blake2b(digest_size=16)
         for name in names:
-            found = os.stat(f"{path}/{name}" if name else path)
+            found = os.stat(f"{path}/{name}" if name else path)  # noqa: PTH116 (a Path each is slow)
             stamp.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     except FileNotFoundError:
         return Listing(0, b"", "no such folder" if modality == "video" else "no such file")
@@ -86,7 +86,7 @@ def look(path: str, modality: Modality) -> Listing:
         return Listing(0, b"", "is a file, not a folder of frames")
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         return Listing(0, b"", f"cannot be read: {getattr(error, 'strerror', None) or error}")
-    if modality == "img" and os.path.isdir(path):  # noqa: PTH112 (a Path each is slow)
+    if modality == "img" and os.path.isdir(path):  # noqa: PTH112 (as above)
         return Listing(0, b"", "is a folder, not an image")
     return Listing(len(names), stamp.digest(), "" if names else "folder holds no images")
 
@@ -113,7 +113,7 @@ def scan(path: str, modality: Modality) -> Scan:
         height, width = pixels.shape[:2]
         sizes[height, width] += 1
         whole.update(f"{height}x{width}".encode())
-        whole.update(np.ascontiguousarray(pixels))
+        whole.update(np.ascontiguousarray(pixels).data)
         if i in keys:
             grey.append(grey_copy(pixels))
     copies = np.stack(grey) if grey else np.empty((0, SIDE, SIDE), np.uint8)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ class _Listed:
 
     fold: str
     kind: str
-    files: list[tuple[Path, LabelMap | None]]
+    files: Sequence[tuple[Path, LabelMap | None]]
 
 
 def find_target(given: Sequence[Path], *, out: Path, label_map: str | None = None) -> CheckTarget:
@@ -126,7 +125,9 @@ def _named_manifest(given: Path, out: Path) -> dict[str, Any]:
             f"{suggest(str(given), known)}{there}",
         )
     if not manifest["files"]:
-        raise DataError(f"the path files of {path} are gone", "Prepare them again with `ecstfl prepare --data-root DIR`.")
+        raise DataError(
+            f"the path files of {path} are gone", "Prepare them again with `ecstfl prepare --data-root DIR`."
+        )
     return manifest
 
 
@@ -149,7 +150,9 @@ def _of_files(files: Sequence[Path], out: Path, wanted: str | None) -> CheckTarg
     for file in files:
         manifest = found[str(file)]
         name = wanted or (manifest["label_map"] if manifest else None)
-        listed.append(_Listed(*_fold_and_kind(file.stem), [(file, label_map_from(name) if name else _map_by_names(file))]))
+        listed.append(
+            _Listed(*_fold_and_kind(file.stem), [(file, label_map_from(name) if name else _map_by_names(file))])
+        )
     if shared:
         return _read(shared["name"], listed, Path(shared["path"]).parent, manifest=shared)
     bases = {_KIND.sub("", file.stem).strip("_-. ") for file in files}
@@ -159,9 +162,9 @@ def _of_files(files: Sequence[Path], out: Path, wanted: str | None) -> CheckTarg
 
 def _of_recipe(path: Path, out: Path) -> CheckTarget:
     """The lists of a recipe, with its data root, label map and frames."""
-    from ecstfl_cli.recipe_loading import load
+    from ecstfl_cli.recipe_loading import load_recipe
 
-    recipe = load(path).recipe
+    recipe = load_recipe(path)
     lists = {"train": recipe.data.train, **recipe.data.lists("val"), **recipe.data.lists("test")}
     default = recipe.data.label_map or recipe.label_map
     listed = []
@@ -206,8 +209,8 @@ def _read(
     """Read the path files; those of one fold and kind are one split."""
     joined: dict[tuple[str, str], _Listed] = {}
     for part in listed:
-        same = joined.setdefault((part.fold, part.kind), _Listed(part.fold, part.kind, []))
-        same.files.extend(part.files)
+        before = joined.get((part.fold, part.kind), _Listed(part.fold, part.kind, []))
+        joined[part.fold, part.kind] = _Listed(part.fold, part.kind, [*before.files, *part.files])
     kinds = {pathfile.modality_of(file) for part in joined.values() for file, _ in part.files}
     if len(kinds) != 1:
         raise DataError("some of the files list images and some clips", "Check one kind at a time.")
