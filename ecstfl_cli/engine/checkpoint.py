@@ -39,7 +39,8 @@ _FRAME_BACKBONE = "backbone.net."
 class Checkpoint:
     """Weights and what they need: the network, its input, its class names, and where they come from.
 
-    `state` is on the CPU, keyed like the network's own state dict. `notes` says what was left out of a foreign file.
+    `state` is on the CPU, keyed like the network's own state dict. `notes` says what was left out of a foreign file,
+    `card` what a published model says of itself (see publish.Card).
     """
 
     model: ModelSpec
@@ -50,6 +51,7 @@ class Checkpoint:
     metrics: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -67,6 +69,7 @@ def save_checkpoint(
     recipe: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the weights of `network`, unwrapped, and what they need to `path`, replacing it only when complete.
 
@@ -86,6 +89,7 @@ def save_checkpoint(
         "metrics": dict(metrics or {}),
         "data": dict(data or {}),
         "versions": _versions(),
+        "card": dict(card or {}),
     }
     weights = network.state_dict() if isinstance(network, nn.Module) else network
     # A clone of each: the format takes neither shared memory nor other memory layouts.
@@ -148,6 +152,7 @@ def _described(path: Path, text: str) -> Checkpoint:
             metrics=written["metrics"],
             data=written["data"],
             versions=written["versions"],
+            card=written.get("card", {}),
             source=str(path),
         )
     except (ValueError, TypeError, KeyError) as error:

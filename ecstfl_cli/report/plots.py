@@ -20,6 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from ecstfl_cli.components.calibration import Reliability
 from ecstfl_cli.components.metrics import evaluate
 from ecstfl_cli.media.atomic import complete_file
 from ecstfl_cli.report.palette import OKABE_ITO as PALETTE
@@ -83,6 +84,29 @@ def _summary(counts: np.ndarray) -> str:
         return "no sample with a known label"
     metrics = evaluate(counts)
     return f"WAR {metrics.war:.2f}   UAR {metrics.uar:.2f}   {counts.sum()} samples"
+
+
+def plot_reliability(diagrams: Mapping[str, Reliability], path: Path, title: str = "") -> None:
+    """Accuracy over confidence, one panel for each named diagram; the grey line is where they are equal.
+
+    The bars' opacity is the bin's part of the samples; the expected calibration error stands in each panel's title.
+    """
+    figure = Figure(figsize=(4.6 * len(diagrams), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(diagrams), sharey=True, squeeze=False)[0]
+    for axes, (name, diagram) in zip(panels, diagrams.items(), strict=True):
+        n = len(diagram.samples)
+        share = diagram.samples / max(1, diagram.samples.max())
+        for i in np.flatnonzero(diagram.samples).tolist():
+            axes.bar((i + 0.5) / n, diagram.accuracy[i], 0.9 / n, color=PALETTE[0], alpha=0.25 + 0.75 * float(share[i]))
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+        axes.set_title(f"{name}: calibration error {100 * diagram.error:.1f}%", fontsize=11)
+        axes.set_xlabel("confidence")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("accuracy")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
 
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

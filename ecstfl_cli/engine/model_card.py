@@ -1,0 +1,133 @@
+"""The model card of a published checkpoint: a page in Markdown and its pictures."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from ecstfl_cli.components.calibration import Reliability
+from ecstfl_cli.components.metrics import Metrics
+from ecstfl_cli.engine.checkpoint import Checkpoint
+from ecstfl_cli.media.atomic import complete_file
+from ecstfl_cli.report.plots import plot_confusion, plot_curves, plot_reliability
+
+if TYPE_CHECKING:
+    from ecstfl_cli.engine.publish import Card
+
+
+def write_card(
+    path: Path,
+    about: Card,
+    checkpoint: Checkpoint,
+    metrics: Metrics,
+    calibration: dict[str, float],
+    diagrams: tuple[Reliability, Reliability],
+    run: Path,
+) -> tuple[list[Path], Path]:
+    """Write `<stem>.md` beside `path` and its pictures: confusion, calibration, and the run's curves if it is there."""
+    names = checkpoint.labels.names
+    pictures = {name: path.with_name(f"{path.stem}_{name}.png") for name in ("confusion", "calibration", "curves")}
+    plot_confusion(metrics.confusion, names, pictures["confusion"], about.name)
+    plot_reliability({"before": diagrams[0], "after": diagrams[1]}, pictures["calibration"], about.name)
+    if (run / "metrics.csv").is_file():
+        with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            plot_curves(list(csv.DictReader(file)), pictures["curves"])
+    elif (run / "curves.png").is_file():
+        shutil.copy(run / "curves.png", pictures["curves"])
+    there = {name: picture for name, picture in pictures.items() if picture.is_file()}
+    page = path.with_suffix(".md")
+    with complete_file(page) as partial:
+        partial.write_text(_page(path, about, checkpoint, metrics, calibration, there), encoding="utf-8")
+    return list(there.values()), page
+
+
+def _page(
+    path: Path,
+    about: Card,
+    checkpoint: Checkpoint,
+    metrics: Metrics,
+    calibration: dict[str, float],
+    pictures: dict[str, Path],
+) -> str:
+    names, spec, model = checkpoint.labels.names, checkpoint.input, checkpoint.model
+    parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
+    crop = spec.face_crop
+    faces = f"`{crop.detector}`, {crop.align}, margin {crop.margin:g}" if crop else "as given"
+    total = sum(metrics.support)
+    parts = [
+        f"# {about.name}",
+        about.summary,
+        "Written by `ecstfl checkpoints publish`; every number below was measured by it.",
+        "## Model",
+        _table(
+            ("", ""),
+            [
+                ("file", f"`{path.name}`"),
+                ("network", f"`{model.backbone}` {dict(model.args) or ''}, {parameters / 1e6:.2f} M parameters"),
+                ("input", f"{spec.modality}, {spec.size}x{spec.size}, resize {spec.resize}"),
+                ("faces", faces),
+                ("classes", checkpoint.labels.describe()),
+                ("epoch", f"{checkpoint.metrics.get('epoch', '?')}"),
+                ("versions", ", ".join(f"{key} {value}" for key, value in checkpoint.versions.items())),
+            ],
+        ),
+        "## Use and limits",
+        about.use,
+        "\n".join(f"- {limit}" for limit in about.limits),
+        "## Data and licence",
+        about.data,
+        about.licence,
+        f"## On {total:,} validation samples",
+        f"WAR **{metrics.war:.2f}**, UAR **{metrics.uar:.2f}**, macro F1 {metrics.macro_f1:.2f}.",
+        _table(
+            ("class", "samples", "recall %", "precision %", "F1 %"),
+            [
+                (
+                    name,
+                    str(metrics.support[i]),
+                    *(_percent(v[i]) for v in (metrics.recall, metrics.precision, metrics.f1)),
+                )
+                for i, name in enumerate(names)
+            ],
+        ),
+        _picture(pictures, "confusion", "Confusion matrix"),
+        "## Calibration",
+        f"Temperature {calibration['temperature']:.3f} (Guo et al. 2017), folded into the classifier: it changes no "
+        "prediction. *After* is measured on halves that are each scaled by the temperature of the other.",
+        _table(
+            ("", "before", "after"),
+            [
+                ("expected calibration error, %", *_pair(calibration, "ece", 100)),
+                ("negative log-likelihood, nats", *_pair(calibration, "nll")),
+                ("mean confidence, %", *_pair(calibration, "mean_confidence", 100)),
+            ],
+        ),
+        _picture(pictures, "calibration", "Confidence and accuracy"),
+        "## Training",
+        _picture(pictures, "curves", "Curves of the run"),
+        "The recipe, as it was resolved:",
+        f"```yaml\n{yaml.safe_dump(checkpoint.recipe, sort_keys=False, allow_unicode=True).rstrip()}\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _pair(values: dict[str, float], key: str, scale: float = 1) -> tuple[str, str]:
+    return f"{scale * values[f'{key}_before']:.3f}", f"{scale * values[f'{key}_after']:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _picture(pictures: dict[str, Path], name: str, caption: str) -> str:
+    return f"![{caption}]({pictures[name].name})" if name in pictures else ""
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

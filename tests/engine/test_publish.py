@@ -1,0 +1,109 @@
+"""Publishing a model: calibrated weights that predict the same, and a card with what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ecstfl_cli.api import FaceCrop, InputSpec, ModelSpec
+from ecstfl_cli.components.backbones import build_model
+from ecstfl_cli.engine.checkpoint import load_native, save_checkpoint
+from ecstfl_cli.engine.infer import infer
+from ecstfl_cli.engine.publish import publish
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.labels import LabelMap
+
+LABELS = LabelMap("three", ("happy", "sad", "neutral"))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    spec = ModelSpec("grid_cnn", 3)
+    network = build_model(spec, "img")
+    with torch.no_grad():
+        network.head.weight *= 2000  # far too sure of itself
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, network, model=spec, input=InputSpec("img", 24), labels=LABELS, metrics={"epoch": 7})
+    return path
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    path = tmp_path / "about.yaml"
+    about = {key: f"my {key}" for key in ("name", "summary", "data", "licence", "use")}
+    path.write_text(yaml.safe_dump({**about, "limits": ["it is random"]}), encoding="utf-8")
+    return path
+
+
+def test_a_published_model_predicts_the_same_with_probabilities_that_are_nearer_the_truth(
+    model: Path, card: Path, tiny_images: Callable, tmp_path: Path
+) -> None:
+    data = tiny_images(classes=3, per_class=8)
+    out = tmp_path / "out" / "mine.safetensors"
+    crop = FaceCrop(align="eyes", margin=0.3)
+    done = publish(model, [data.test], card=card, out=out, face_crop=crop, device="cpu", reporter=Reporter())
+    before, after = (
+        infer([data.test], model=path, device="cpu", out=tmp_path / path.stem, reporter=Reporter()).predictions
+        for path in (model, out)
+    )
+    assert (before.predicted == after.predicted).all()
+    assert done.calibration["temperature"] > 1
+    assert after.probs.max(axis=1).mean() < before.probs.max(axis=1).mean()
+    expected = before.probs.astype(np.float64) ** (1 / done.calibration["temperature"])
+    assert after.probs == pytest.approx(expected / expected.sum(axis=1, keepdims=True), abs=2e-3)
+    written = load_native(out)
+    assert written.card["name"] == "my name"
+    assert written.input.face_crop == crop
+    assert written.metrics["published"]["war"] == pytest.approx(done.metrics.war)
+
+
+def test_the_card_says_what_was_measured(model: Path, card: Path, tiny_images: Callable, tmp_path: Path) -> None:
+    out = tmp_path / "mine.safetensors"
+    done = publish(model, [tiny_images().test], card=card, out=out, device="cpu", reporter=Reporter())
+    text = done.card.read_text(encoding="utf-8")
+    assert done.card == tmp_path / "mine.md"
+    assert f"WAR **{done.metrics.war:.2f}**" in text
+    assert "my licence" in text
+    assert "- it is random" in text
+    for picture in done.pictures:
+        assert picture.is_file()
+        assert f"({picture.name})" in text
+    assert [picture.name for picture in done.pictures] == ["mine_confusion.png", "mine_calibration.png"]
+
+
+def test_a_card_with_missing_and_unknown_keys_is_refused_before_anything_is_written(
+    model: Path, tiny_images: Callable, tmp_path: Path
+) -> None:
+    card = tmp_path / "about.yaml"
+    card.write_text("name: x\nsumary: y\n", encoding="utf-8")
+    with pytest.raises(EcstflError, match=r"sumary.*|licence.*"):
+        publish(model, [tiny_images().test], card=card, out=tmp_path / "mine.safetensors", reporter=Reporter())
+    assert not (tmp_path / "mine.safetensors").exists()
+
+
+def test_samples_without_labels_cannot_calibrate(
+    model: Path, card: Path, tiny_images: Callable, tmp_path: Path
+) -> None:
+    data = tiny_images()
+    lines = data.test.read_text(encoding="utf-8").splitlines()
+    data.test.write_text("\n".join([*lines[:-1], lines[-1].rsplit(",", 1)[0] + ",-1"]), encoding="utf-8")
+    with pytest.raises(DataError, match="no label"):
+        publish(model, [data.test], card=card, out=tmp_path / "mine.safetensors", device="cpu", reporter=Reporter())
+
+
+def test_the_command_publishes(model: Path, card: Path, tiny_images: Callable, tmp_path: Path, cli: Callable) -> None:
+    out = tmp_path / "mine.safetensors"
+    args = ("checkpoints", "publish", model, tiny_images().test, "--card", card, "--out", out)
+    done = cli(*args, "--face-align", "box", "--face-margin", "0.2")
+    assert done.exit_code == 0, done.stderr
+    assert "temperature" in done.stdout
+    assert load_native(out).input.face_crop == FaceCrop(align="box", margin=0.2)
+    assert "cut out by centerface, box, margin 0.2" in cli("checkpoints", "show", out).stdout
+    assert cli(*args, "--face-align", "nose").exit_code == 2
