@@ -1,0 +1,148 @@
+"""What a report keeps of a source: little, so that rows can go as soon as a source is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecstfl_cli.report.thumbnails import Thumbnail
+from ecstfl_cli.report.timeline import (
+    GAP_SECONDS,
+    GAP_STEPS,
+    HYSTERESIS,
+    MIN_DURATION,
+    FaceTimeline,
+    Segment,
+    TimedRow,
+    downsample,
+    timelines,
+)
+
+# Points of a chart's lines; about what a wide screen has pixels.
+POINTS = 2000
+# Faces of one source that the report shows, those seen longest.
+FACES = 24
+
+
+@dataclass(frozen=True)
+class FaceReport:
+    """One face: when it is seen (seconds), `shares` (K,) of that time, `segments`, and its chart's points.
+
+    `times` (M,) and `probs` (M, K) are means over `width` seconds each, 0 where every row is there; where two points
+    are further apart than `gap` the face was away.
+    """
+
+    face: int
+    first: float
+    last: float
+    seconds: float
+    shares: NDArray[np.float64]
+    segments: tuple[Segment, ...]
+    times: NDArray[np.float64]
+    probs: NDArray[np.float64]
+    width: float
+    gap: float
+    thumbnails: tuple[Thumbnail, ...] = ()
+
+    @property
+    def dominant(self) -> int:
+        """The class that is shown longest."""
+        return int(self.shares.argmax())
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """One video or image as the report shows it. `duration` in seconds is None for an image.
+
+    `faces` are those seen longest; `more_faces` counts the others.
+    """
+
+    name: str
+    duration: float | None
+    n_rows: int
+    faces: tuple[FaceReport, ...] = ()
+    more_faces: int = 0
+    problems: tuple[str, ...] = ()
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Shares (K,) of the faces' time together, each face counted for as long as it is seen; empty without faces."""
+        if not self.faces:
+            return np.zeros(0)
+        seconds = np.array([face.seconds for face in self.faces])
+        return (seconds / seconds.sum()) @ np.stack([face.shares for face in self.faces])
+
+
+def source_report(
+    name: str,
+    rows: Sequence[TimedRow],
+    duration: float | None,
+    thumbnails: Sequence[Thumbnail] = (),
+    problems: Sequence[str] = (),
+    *,
+    min_duration: float = MIN_DURATION,
+    hysteresis: float = HYSTERESIS,
+) -> SourceReport:
+    """Reduce one source's rows, in any order, to what the report shows.
+
+    `duration` is the video's length in seconds, None for an image. `min_duration` and `hysteresis` are those of
+    `timeline.timelines`.
+    """
+    found = timelines(rows, min_duration=min_duration, hysteresis=hysteresis)
+    by_face: dict[int, list[Thumbnail]] = {}
+    for thumbnail in thumbnails:
+        by_face.setdefault(thumbnail.face, []).append(thumbnail)
+    faces = tuple(_face_report(one, by_face.get(one.face, [])) for one in found[:FACES])
+    return SourceReport(name, duration, len(rows), faces, max(0, len(found) - FACES), tuple(problems))
+
+
+def _face_report(timeline: FaceTimeline, thumbnails: Sequence[Thumbnail]) -> FaceReport:
+    times, probs, width = downsample(timeline.times, timeline.probs, POINTS)
+    gap = max(GAP_STEPS * float(np.median(timeline.durations)), GAP_SECONDS, 2.5 * width)
+    return FaceReport(
+        face=timeline.face,
+        first=float(timeline.times[0]),
+        last=float(timeline.times[-1] + timeline.durations[-1]),
+        seconds=timeline.seconds,
+        shares=timeline.shares,
+        segments=timeline.segments,
+        times=times,
+        probs=probs,
+        width=width,
+        gap=gap,
+        thumbnails=_at_segments(timeline.segments, thumbnails),
+    )
+
+
+def _at_segments(segments: Sequence[Segment], thumbnails: Sequence[Thumbnail]) -> tuple[Thumbnail, ...]:
+    """For each segment the clearest thumbnail of its class within it; of segments without one, none."""
+    starts = np.array([segment.start for segment in segments])
+    best: dict[int, Thumbnail] = {}
+    for thumbnail in thumbnails:
+        i = int(np.searchsorted(starts, thumbnail.time + 1e-9)) - 1
+        fits = i >= 0 and segments[i].expression == thumbnail.expression and thumbnail.time <= segments[i].end
+        if fits and (i not in best or thumbnail.prob > best[i].prob):
+            best[i] = thumbnail
+    if not best and thumbnails:
+        return (max(thumbnails, key=lambda thumbnail: thumbnail.prob),)
+    return tuple(best[i] for i in sorted(best))
+
+
+def thinned(face: FaceReport, points: int, thumbnails: int) -> FaceReport:
+    """The face with at most `points` points and `thumbnails` thumbnails, those of the longest segments."""
+    times, probs, width = downsample(face.times, face.probs, points)
+    kept = face.thumbnails
+    if len(kept) > thumbnails:
+        lengths = {segment.start: segment.end - segment.start for segment in face.segments}
+        starts = np.array(sorted(lengths))
+
+        def length(thumbnail: Thumbnail) -> float:
+            return lengths[float(starts[max(0, int(np.searchsorted(starts, thumbnail.time + 1e-9)) - 1)])]
+
+        longest = sorted(kept, key=length, reverse=True)[:thumbnails]
+        kept = tuple(sorted(longest, key=lambda thumbnail: thumbnail.time))
+    width = max(width, face.width)
+    return replace(face, times=times, probs=probs, width=width, gap=max(face.gap, 2.5 * width), thumbnails=kept)
