@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,24 +75,47 @@ def sidecar_of(path: Path, rows: Sequence[PathRow]) -> Path | None:
 
 
 def write(path: Path, rows: Sequence[PathRow], modality: Modality, classes: Sequence[str]) -> None:
-    """Write a path file with the extra columns that its rows have; `classes` names those of `PathRow.soft_label`.
-
-    A sidecar of an older list of that name is removed.
-    """
+    """Write a path file with the extra columns that its rows have; `classes` names those of `PathRow.soft_label`."""
     header, cells = _columns_of(rows, classes)
     if modality == "img":
         pathfile.write(path, rows, modality, header, cells)
         return
     pathfile.write(path, rows, modality)
-    beside = sidecar(path)
-    if beside != sidecar_of(path, rows):
-        beside.unlink(missing_ok=True)
+    if beside := sidecar_of(path, rows):
+        _write_sidecar(beside, ["path", *header], ([row.path, *extra] for row, extra in zip(rows, cells, strict=True)))
+
+
+def carry_over(old: Path, new: Path, moves: Mapping[str, str]) -> None:
+    """Write the sidecar of the `.txt` file `old`, if it has one, for `new`: `moves` are new paths by old ones.
+
+    A `.csv` holds its extra columns itself. Raises DataError where the sidecar cannot be read.
+    """
+    if pathfile.modality_of(old) == "img" or not sidecar(old).is_file():
         return
+    table = pathfile.read_table(sidecar(old))
+    rows = []
+    for field in table.fields:
+        if field.path in moves:
+            cells = list(field.cells)
+            cells[table.path_column] = moves[field.path]
+            rows.append(cells)
+    _write_sidecar(sidecar(new), table.header, rows)
+
+
+def remove_stale(files: Iterable[Path], written: Iterable[str]) -> None:
+    """Remove the sidecars that older `.txt` files of these names had, and that were not `written` again."""
+    kept = set(written)
+    for file in files:
+        if pathfile.modality_of(file) == "video" and sidecar(file).name not in kept:
+            sidecar(file).unlink(missing_ok=True)
+
+
+def _write_sidecar(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("path", *header))
-    writer.writerows((row.path, *extra) for row, extra in zip(rows, cells, strict=True))
-    pathfile.write_atomically(beside, out.getvalue())
+    writer.writerow(header)
+    writer.writerows(rows)
+    pathfile.write_atomically(path, out.getvalue())
 
 
 def _columns_of(rows: Sequence[PathRow], classes: Sequence[str]) -> tuple[list[str], list[list[str]]]:

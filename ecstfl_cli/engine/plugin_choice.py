@@ -15,6 +15,7 @@ from ecstfl_cli.labels import INDEX
 
 # They recognise almost anything, so each is asked only where nothing before it fits.
 FALLBACKS = ("path_files", "class_folders")
+_CHILDREN = 20
 
 
 def choose(root: Path, wanted: str | None, options: Mapping[str, Any], reporter: Reporter) -> tuple[str, DatasetPlugin]:
@@ -25,8 +26,9 @@ def choose(root: Path, wanted: str | None, options: Mapping[str, Any], reporter:
     if wanted:
         return wanted, _instance(wanted, options)
     if not root.is_dir():
+        unpack = "Unpack it first, and give the folder" if root.is_file() else "Give the folder"
         raise DataError(
-            f"the data root {root} is not a folder", "Give the folder that holds the data set, or --dataset NAME."
+            f"the data root {root} is not a folder", f"{unpack} that holds the data set, or --dataset NAME."
         )
     names = list(registry.index("datasets"))
     specific = [name for name in names if name not in FALLBACKS]
@@ -38,7 +40,8 @@ def choose(root: Path, wanted: str | None, options: Mapping[str, Any], reporter:
             return fits[0], _instance(fits[0], options)
     raise DataError(
         f"no data set is recognised in {root}; asked: {', '.join([*specific, *FALLBACKS])}",
-        "It may also hold its own path files, train, val and test, .csv or .txt; or give path files from elsewhere: "
+        f"{_further_down(root, specific)}It may also hold its own path files, train, val and test, .csv or .txt; or "
+        "give path files from elsewhere: "
         "`ecstfl prepare --data-root DIR FILES`. --dataset NAME asks one data set what it misses.",
     )
 
@@ -64,6 +67,15 @@ def parse_options(settings: Sequence[str]) -> dict[str, int | str]:
             raise DataError(f"{setting!r} is not of the form key=value", "Write for example --option classes=8.")
         options[key.strip()] = int(text) if INDEX.fullmatch(text) else text
     return options
+
+
+def _further_down(root: Path, names: Sequence[str]) -> str:
+    """A hint where a folder just below the root is a data set."""
+    children = sorted(path for path in root.iterdir() if path.is_dir())[:_CHILDREN]
+    for child in children:
+        if found := _that_recognise(child, names, Reporter()):
+            return f"{child} is recognised as {' or '.join(found)}: give that as --data-root. "
+    return ""
 
 
 def _instance(name: str, options: Mapping[str, Any]) -> DatasetPlugin:

@@ -22,6 +22,7 @@ from ecstfl_cli.engine.prepared import (
     next_command,
     split_key,
     write_rejected,
+    written_together,
 )
 from ecstfl_cli.engine.release_images import write_images
 from ecstfl_cli.engine.reporter import Reporter
@@ -100,10 +101,12 @@ def prepare_dataset(
     )
     manifest = manifests.check_name(out, manifest)
     classes = named_map[1].names if named_map else ()
-    for key, file in files.items():
-        extra_columns.write(file, looked_up.rows[key], found.modality, classes)
-    rejects = write_rejected(out / f"{name}_rejects.csv", looked_up.problems) if skip_bad else []
-    return Prepared(manifest, manifests.write(out, manifest), looked_up.problems, rejects)
+    with written_together(out, manifest) as folder:
+        for key, file in files.items():
+            extra_columns.write(folder / file.name, looked_up.rows[key], found.modality, classes)
+        rejects = write_rejected(folder / f"{name}_rejects.csv", looked_up.problems) if skip_bad else []
+    extra_columns.remove_stale(files.values(), manifest["extra"].values())
+    return Prepared(manifest, out / f"{name}.json", looked_up.problems, [out / file.name for file in rejects])
 
 
 def _run(plugin: DatasetPlugin, root: Path, reporter: Reporter) -> PreparedDataset:

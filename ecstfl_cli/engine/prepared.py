@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ecstfl_cli.engine import manifest as manifests
 from ecstfl_cli.engine.reroot import RerootResult
 from ecstfl_cli.engine.samples import write_rejects
 from ecstfl_cli.errors import DataError
+from ecstfl_cli.media.atomic import complete_files
 from ecstfl_cli.pathfile import Problem
 from ecstfl_cli.resources import shipped
 
@@ -19,8 +22,7 @@ DEFAULT_OUT = Path("annotation")
 _RECIPE_LIST = re.compile(rf"^ +train: {DEFAULT_OUT}/(\S+)$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class RerootedFile:
+class RerootedFile(NamedTuple):
     """A path file re-rooted and where the new one was written."""
 
     result: RerootResult
@@ -57,6 +59,20 @@ def write_rejected(path: Path, problems: Sequence[Problem]) -> list[Path]:
         return []
     write_rejects(path, problems)
     return [path]
+
+
+@contextmanager
+def written_together(out: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder to write the files of a manifest to; they and it appear in `out` together, or none of them.
+
+    Raises DataError where they cannot be written.
+    """
+    try:
+        with complete_files(out, last=f"{manifest['name']}.json") as folder:
+            yield folder
+            manifests.write(folder, manifest)
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror}", "Choose a folder that can be written to.") from error
 
 
 def next_command(prepared: Prepared) -> str:

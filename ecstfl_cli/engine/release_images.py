@@ -38,6 +38,7 @@ def write_images(images: Mapping[str, NDArray[np.uint8]], folder: Path, reporter
                         advance(1)
                 if place is not final:
                     place.replace(final)
+                reporter.note(f"the images are in {final}")
         except OSError as error:
             raise DataError(
                 f"cannot write images to {folder}: {error.strerror}; {done} of {len(images)} are there",

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ecstfl_cli import pathfile
 from ecstfl_cli.components.datasets.path_files import map_with
+from ecstfl_cli.engine import extra_columns
 from ecstfl_cli.engine import manifest as manifests
 from ecstfl_cli.engine.manifest import Split, read_manifest_for
-from ecstfl_cli.engine.prepared import Prepared, RerootedFile, clean_name, split_key, write_rejected
+from ecstfl_cli.engine.prepared import Prepared, RerootedFile, clean_name, split_key, write_rejected, written_together
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.reroot import RerootResult, reroot
 from ecstfl_cli.errors import DataError
@@ -48,7 +49,8 @@ def reroot_files(
     splits: dict[str, Split] = {}
     for result, target in zip(results, targets, strict=True):
         key = _split_of(target.stem)
-        splits[target.stem if key in splits else key] = Split(target, _new_rows(result, named_map, skip_bad))
+        extra = extra_columns.sidecar(target) if extra_columns.sidecar(result.table.path).is_file() else None
+        splits[target.stem if key in splits else key] = Split(target, _new_rows(result, named_map, skip_bad), extra)
     manifest = manifests.build(
         clean_name(name or _common_name(files) or root.resolve().name),
         named_map,
@@ -59,16 +61,28 @@ def reroot_files(
         data_root=os.path.abspath(root),  # noqa: PTH100 (as above)
     )
     manifest = manifests.check_name(out, manifest)
-    rejects: list[Path] = []
-    for result, target in zip(results, targets, strict=True):
-        if result.recounted:
-            reporter.note(f"{target}: {result.recounted} frame counts corrected to what is on disk")
-        pathfile.write_atomically(target, result.text(keep_unresolved=not skip_bad))
-        if skip_bad:
-            rejects += write_rejected(target.with_name(f"{target.stem}_rejects.csv"), result.problems())
     written = [RerootedFile(result, target) for result, target in zip(results, targets, strict=True)]
+    rejects: list[Path] = []
+    with written_together(out, manifest) as folder:
+        for result, target in written:
+            if result.recounted:
+                reporter.note(f"{target}: {result.recounted} frame counts corrected to what is on disk")
+            pathfile.write_atomically(folder / target.name, result.text(keep_unresolved=not skip_bad))
+            extra_columns.carry_over(result.table.path, folder / target.name, _moves(result, skip_bad))
+            if skip_bad:
+                rejects += write_rejected(folder / f"{target.stem}_rejects.csv", result.problems())
+    extra_columns.remove_stale(targets, manifest["extra"].values())
     problems = [problem for result in results for problem in result.problems()]
-    return Prepared(manifest, manifests.write(out, manifest), problems, rejects, written)
+    return Prepared(
+        manifest, out / f"{manifest['name']}.json", problems, [out / file.name for file in rejects], written
+    )
+
+
+def _moves(result: RerootResult, skip_bad: bool) -> dict[str, str]:
+    """New paths of the rows by their old ones."""
+    return {
+        row.field.path: row.hit.path if row.hit else row.field.path for row in result.rows if row.hit or not skip_bad
+    }
 
 
 def _map_of(files: Sequence[Path], wanted: str | None) -> tuple[str, LabelMap] | None:

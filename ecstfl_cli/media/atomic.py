@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,3 +23,19 @@ def complete_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def complete_files(folder: Path, last: str) -> Iterator[Path]:
+    """A folder inside `folder` to write files to, moved out when the block ends; after an error none of them is left.
+
+    The one called `last` is moved last: whoever finds it finds all of them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(".part", ".", folder))
+    try:
+        yield partial
+        for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,7 @@ from ecstfl_cli import pathfile
 from ecstfl_cli.api import Modality, PathRow
 from ecstfl_cli.components.label_maps import dfew, fer2013
 from ecstfl_cli.engine import extra_columns
-from ecstfl_cli.engine.extra_columns import read_extra_columns, sidecar
+from ecstfl_cli.engine.extra_columns import read_extra_columns
 from ecstfl_cli.errors import DataError
 
 VOTES = [(8, 0, 2, 0, 0, 0, 0), (0,) * 7, (0, 0, 0, 0, 1, 1, 2)]
@@ -38,12 +38,11 @@ def test_what_is_written_is_read_back(tmp_path: Path, name: str, modality: Modal
 
 @pytest.mark.parametrize(("name", "modality"), KINDS)
 def test_a_file_without_extra_columns_has_none(tmp_path: Path, name: str, modality: Modality) -> None:
-    extra_columns.write(tmp_path / name, ROWS[name], modality, dfew.names)
     plain = [PathRow(row.path, row.label, row.n_frames) for row in ROWS[name]]
     extra_columns.write(tmp_path / name, plain, modality, dfew.names)
     found = read_extra_columns(tmp_path / name, dfew)
     assert (found.subjects, found.soft_labels) == (None, None)
-    assert not sidecar(tmp_path / name).exists(), "a sidecar of an older list would lie"
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 def test_columns_of_votes_are_found_by_name_in_any_order_and_spelling(tmp_path: Path) -> None:

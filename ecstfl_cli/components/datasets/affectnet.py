@@ -17,7 +17,6 @@ from ecstfl_cli.components.datasets.reading import (
     first_existing,
     inside,
     read_table,
-    read_text,
     require_choice,
     required,
     settle,
@@ -31,7 +30,9 @@ CODES = (
 _LISTS = {"train": "training.csv", "val": "validation.csv"}
 _PLACES = ("Manually_Annotated_file_lists/", "Manually_Annotated/Manually_Annotated_file_lists/", "")
 _IMAGES = ("Manually_Annotated_Images", "Manually_Annotated/Manually_Annotated_Images")
-_PATH, _LABEL, _LABEL_COLUMN = "subDirectory_filePath", "expression", 6
+_COLUMNS = ("subDirectory_filePath", "expression")
+# The validation list of one release has no header.
+_WITHOUT_HEADER = (0, 6)
 _THREADS = 8
 _SOURCE = "AffectNet, {} classes, {} release (Mollahosseini et al., IEEE TAC 2017)"
 
@@ -57,14 +58,10 @@ class AffectNetDataset:
         for split in _LISTS:
             path = required(root, f"{split} list", *_list(split))
             found = []
-            # The validation list of one release has no header.
-            header = _PATH.lower() in read_text(path)[:1000].lower()
-            columns = (_PATH, _LABEL) if header else tuple(str(i) for i in range(_LABEL_COLUMN + 1))
-            for line, cells in read_table(path, columns, header=header):
-                written, code = cells[0], _code(cells[-1])
-                name = inside(written)
+            for line, (written, expression) in read_table(path, _COLUMNS, _WITHOUT_HEADER):
+                name, code = inside(written), _code(expression)
                 if not name or code is None:
-                    wrong = f"expression {cells[-1]!r} is not 0 to {len(CODES) - 1}" if name else LEAVES
+                    wrong = f"expression {expression!r} is not 0 to {len(CODES) - 1}" if name else LEAVES
                     problems.append(Problem(path, line, written, wrong))
                 else:
                     found.append((f"{images}/{name}", code))

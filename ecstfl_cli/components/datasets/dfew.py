@@ -106,12 +106,15 @@ def _whole(text: Any) -> int | None:
 
 def _compare(splits: Mapping[str, list[PathRow]], reporter: Reporter) -> None:
     """Warn where labels and votes disagree: one of the two is then not of this release."""
-    rows = {row.path: row for rows in splits.values() for row in rows if row.soft_label}
-    differ = [row for row in rows.values() if row.soft_label and row.soft_label[row.label or 0] < max(row.soft_label)]
+    differ: dict[str, int | None] = {}
+    for rows in splits.values():
+        for row in rows:
+            if row.soft_label and row.soft_label[row.label or 0] < max(row.soft_label):
+                differ[row.path] = row.label
     if differ:
         reporter.warn(
-            f"{len(differ)} of {len(rows)} clips have a label that is not the class with most votes in "
-            f"annotation.xlsx, the first is {differ[0].path}"
+            f"{len(differ)} clips have a label that is not the class with most votes in annotation.xlsx: "
+            f"{', '.join(list(differ)[:3])}{' …' * (len(differ) > 3)}"
         )
 
 

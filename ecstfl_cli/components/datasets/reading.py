@@ -94,66 +94,73 @@ def read_text(path: Path) -> str:
 
     Raises DataError where it is missing, empty, or in none of them.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    if not raw.strip():
-        raise DataError(f"{path} is empty", "Unpack the release again.")
-    utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
-    for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "gb18030"):
-        try:
-            text = raw.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return text
-    raise DataError(f"{path} is no text in UTF-8, UTF-16 or GB18030", "Unpack the release again; the file is damaged.")
+    raw, encoding = _read(path)
+    return raw.decode(encoding)
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of a list that are not blank, each as one cell."""
+    """The lines of a list that are not blank, each as one cell. Raises DataError as `read_text` does."""
     lines = re.split(r"\r\n|\n|\r", read_text(path))
     return [Line(i, [line.strip()]) for i, line in enumerate(lines, start=1) if line.strip()]
 
 
-def read_table(path: Path, columns: Sequence[str], header: bool = True) -> Iterator[Line]:
+def read_table(path: Path, columns: Sequence[str], without_header: Sequence[int] = ()) -> Iterator[Line]:
     """Rows of a csv with just these columns, found by name in any case and order.
 
-    Without a `header` in the file the columns are the first ones. Raises DataError for a missing column, a row that is
-    too short, or what is no csv.
+    `without_header` is where they are, from 0, in a file that has no header; else it must have one. Raises DataError as
+    `read_text` does, and for a missing column, a row that is too short, or what is no csv.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    places = None if header else list(range(len(columns)))
+    raw, encoding = _read(path)
+    # Not a StringIO, which takes four bytes a character: a table of pixels has hundreds of megabytes.
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(raw), encoding, newline=""), strict=True)
+    places: list[int] | None = None
     try:
         for cells in reader:
             if not any(map(str.strip, cells)):
                 continue
             if places is None:
-                places = _places(path, columns, cells)
-                continue
+                names = [cell.strip().lower() for cell in cells]
+                if not without_header or columns[0].lower() in names:
+                    places = _places(path, columns, names)
+                    continue
+                places = [*without_header]
             if len(cells) <= max(places):
-                raise DataError(
-                    f"{path}:{reader.line_num}: {len(cells)} columns, wanted {', '.join(columns)}",
-                    "Unpack the release again; the file is damaged.",
-                )
+                raise _damaged(f"{path}:{reader.line_num}: {len(cells)} columns, wanted {', '.join(columns)}")
             yield Line(reader.line_num, [cells[place].strip() for place in places])
     except csv.Error as error:
-        raise DataError(
-            f"{path}:{reader.line_num}: cannot be read from here on: {error}",
-            "Unpack the release again; the file is damaged.",
-        ) from error
+        raise _damaged(f"{path}:{reader.line_num}: cannot be read from here on: {error}") from error
 
 
-def _places(path: Path, columns: Sequence[str], header: Sequence[str]) -> list[int]:
-    names = [name.strip().lower() for name in header]
+def _read(path: Path) -> tuple[bytes, str]:
+    """A file's bytes, and the encoding that they are text in."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    if not raw or raw.isspace():
+        raise _damaged(f"{path} is empty")
+    utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
+    for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "gb18030"):
+        try:
+            if "\0" not in raw.decode(encoding):
+                return raw, encoding
+        except UnicodeDecodeError:
+            continue
+    raise _damaged(f"{path} is no text in UTF-8, UTF-16 or GB18030")
+
+
+def _places(path: Path, columns: Sequence[str], names: Sequence[str]) -> list[int]:
     missing = [column for column in columns if column.lower() not in names]
     if missing:
         raise DataError(
-            f"{path} has no column {', '.join(missing)}; its first line is {','.join(header)[:200]!r}",
+            f"{path} has no column {', '.join(missing)}; its first line is {','.join(names)[:200]!r}",
             f"Wanted: {', '.join(columns)}.",
         )
     return [names.index(column.lower()) for column in columns]
+
+
+def _damaged(message: str) -> DataError:
+    return DataError(message, "Unpack the release again; the file is damaged.")
 
 
 def inside(text: str) -> str:

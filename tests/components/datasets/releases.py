@@ -69,18 +69,18 @@ FOLDS = [f"fold{k}_{split}" for k in range(1, 6) for split in ("train", "test")]
 _DFEW = [(1, 1, (9, 0, 1, 0, 0, 0, 0)), (12, 4, (0, 1, 0, 8, 1, 0, 0)), (345, 7, (0, 0, 0, 0, 2, 0, 8))]
 
 
-def _sheet(path: Path) -> None:
+def sheet(path: Path) -> None:
     import openpyxl
 
     path.parent.mkdir(parents=True, exist_ok=True)
     book = openpyxl.Workbook()
-    sheet = book.active
-    assert sheet is not None
+    table = book.active
+    assert table is not None
     classes = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
-    sheet.append([*(f"{i}{name}" for i, name in enumerate(classes, start=1)), "order", "label"])
+    table.append([*(f"{i}{name}" for i, name in enumerate(classes, start=1)), "order", "label"])
     for clip, label, votes in _DFEW:
-        sheet.append([*votes, clip, label])
-    sheet.append([2, 2, 2, 2, 2, 0, 0, 999, 0])
+        table.append([*votes, clip, label])
+    table.append([2, 2, 2, 2, 2, 0, 0, 999, 0])
     book.save(path)
 
 
@@ -95,7 +95,7 @@ def dfew(root: Path, spelling: str = "single-labeled") -> None:
         frames(root / f"Clip/clip_224x224/{clip:05d}", 3, f"{clip:05d}_{{:05d}}.jpg")
         frames(root / f"Clip/clip_224x224_16f/{clip:05d}", 2, f"{clip:05d}_{{:05d}}.jpg")
         video(root / f"Clip/original/{clip:05d}.mp4")
-    _sheet(root / "EmoLabel_DataSplit/annotation.xlsx")
+    sheet(root / "EmoLabel_DataSplit/annotation.xlsx")
 
 
 def dfew_older(root: Path) -> None:
