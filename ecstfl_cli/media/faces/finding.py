@@ -42,20 +42,39 @@ class FaceFinder:
 
     def find(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Face]]:
         """Faces of each RGB image (H, W, 3) uint8, in its own pixels, best first; those of one size as one batch."""
-        found: list[list[Face]] = [[] for _ in images]
-        left = [i for i, image in enumerate(images) if min(image.shape[:2]) > 0]
-        for attempt, size in enumerate(self.sizes):
-            copies = [_reduced(images[i], size) for i in left]
-            again = []
-            for i, copy, faces in zip(left, copies, self.detector.detect(copies), strict=True):
-                good = [face for face in faces if face.score >= self.crop.min_score]
-                scale = images[i].shape[1] / copy.shape[1], images[i].shape[0] / copy.shape[0]
-                found[i] = [_scaled(face, *scale) for face in good]
-                is_whole = copy.shape == images[i].shape
-                if not is_whole and attempt + 1 < len(self.sizes) and (not good or _smallest(good) < _SMALL):
-                    again.append(i)
-            left = again
+        found, unsure = self.find_quickly(images)
+        for i in unsure:
+            found[i] = self.find_thoroughly(images[i], found[i])
         return found
+
+    def find_quickly(self, images: Sequence[NDArray[np.uint8]]) -> tuple[list[list[Face]], list[int]]:
+        """What the smallest copies show, and the indices of those images of which a larger one may show more."""
+        found = self._search(images, self.sizes[0])
+        unsure = [i for i, image in enumerate(images) if self._may_show_more(image, found[i], self.sizes[0])]
+        return found, unsure if len(self.sizes) > 1 else []
+
+    def find_thoroughly(self, image: NDArray[np.uint8], found: list[Face]) -> list[Face]:
+        """What larger copies of an image show of which `find_quickly` has `found` so much."""
+        for size, smaller in zip(self.sizes[1:], self.sizes, strict=False):
+            if not self._may_show_more(image, found, smaller):
+                break
+            found = self._search([image], size)[0] or found
+        return found
+
+    def _may_show_more(self, image: NDArray[np.uint8], found: Sequence[Face], size: int) -> bool:
+        scale = min(1.0, size / max(image.shape))
+        return scale < 1 and (not found or _smallest(found) * scale < _SMALL)
+
+    def _search(self, images: Sequence[NDArray[np.uint8]], size: int) -> list[list[Face]]:
+        copies = [_reduced(image, size) for image in images]
+        return [
+            [
+                _scaled(face, image.shape[1] / copy.shape[1], image.shape[0] / copy.shape[0])
+                for face in faces
+                if face.score >= self.crop.min_score
+            ]
+            for image, copy, faces in zip(images, copies, self.detector.detect(copies), strict=True)
+        ]
 
 
 def _reduced(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:

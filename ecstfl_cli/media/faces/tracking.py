@@ -67,6 +67,10 @@ class FaceTracker:
                 self._tracks.append(track_of[i])
         return sorted((track_of[i].shown(face) for i, face in enumerate(faces)), key=lambda tracked: tracked.id)
 
+    def is_following(self, time: float) -> bool:
+        """Whether a face was seen in the last `max_gap` seconds before `time`."""
+        return any(time - track.time <= self._max_gap for track in self._tracks)
+
 
 class _Track:
     """What is remembered of one face: its last detection, its velocity in pixels a second, and its steadied points."""

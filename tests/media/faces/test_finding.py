@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecstfl_cli.api import FaceCrop
+from ecstfl_cli.api import Face, FaceCrop
+from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.decode import read_image
 from ecstfl_cli.media.faces.finding import PHOTO_SIZES, FaceFinder
 from ecstfl_cli.media.faces.following import follow_faces
@@ -93,10 +94,48 @@ def test_frames_before_damage_come_before_the_error(finder: FaceFinder) -> None:
     def damaged():  # type: ignore[no-untyped-def]
         yield frame
         yield replace(frame, index=1, time=0.04)
-        raise ValueError("damage")
+        raise DataError("damage")
 
     followed = follow_faces(damaged(), finder)
-    seen = [next(followed)[0].index, next(followed)[0].index]
-    with pytest.raises(ValueError, match="damage"):
+    seen = [next(followed)[0].index for _ in range(2)]
+    with pytest.raises(DataError, match="damage"):
         next(followed)
     assert seen == [0, 1]
+
+
+class ScriptedFinder(FaceFinder):
+    """Finds a face in the frames that it is told to, by their first pixel; counts what it is asked."""
+
+    def __init__(self, shown: set[int]) -> None:
+        self.shown = shown
+        self.thorough: list[int] = []
+
+    def find_quickly(self, images):  # type: ignore[no-untyped-def]
+        found = [[Face((8, 8, 40, 40), 0.9)] if int(i[0, 0, 0]) in self.shown else [] for i in images]
+        return found, [k for k, faces in enumerate(found) if not faces]
+
+    def find_thoroughly(self, image, found):  # type: ignore[no-untyped-def]
+        self.thorough.append(int(image[0, 0, 0]))
+        return found
+
+
+def numbered(count: int) -> list[VideoFrame]:
+    return [VideoFrame(k, k / 25, np.full((48, 64, 3), k, np.uint8)) for k in range(count)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+def test_a_face_that_is_missed_for_a_moment_is_filled_in_and_one_that_has_gone_is_not(batch_size: int) -> None:
+    shown = set(range(5, 15)) | set(range(18, 25)) | set(range(40, 45))
+    followed = list(follow_faces(numbered(60), ScriptedFinder(shown), batch_size=batch_size))
+    assert [frame.index for frame, _ in followed] == list(range(60))
+    with_face = {frame.index for frame, faces in followed if faces}
+    assert with_face == shown | {15, 16, 17}
+    assert {frame.index for frame, faces in followed if faces and faces[0].interpolated} == {15, 16, 17}
+
+
+def test_without_faces_the_large_search_is_made_now_and_then_only() -> None:
+    finder = ScriptedFinder(shown={60})
+    list(follow_faces(numbered(100), finder, batch_size=8))
+    assert finder.thorough[:12] == list(range(0, 60, 5))
+    assert set(range(61, 86)) <= set(finder.thorough)
+    assert len([k for k in finder.thorough if k > 86]) <= 3
