@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ def check_data(files: list[Path], out: Path, label_map: str | None, as_json: boo
 def show(report: CheckReport) -> None:
     """Print the table, and what it comes to."""
     console.out.print(_table(report), soft_wrap=False)
+    for table in _differing_counts(report):
+        console.out.print(table, soft_wrap=False)
     console.out.print(f"report: {report.path}", markup=False)
     if wrong := report.wrong():
         names = ", ".join(finding.check for finding in wrong)
@@ -62,3 +65,25 @@ def _found(finding: Finding) -> Any:
         if finding.advice:
             text.append(f"\n→ {finding.advice}", style="italic")
     return text
+
+
+def _differing_counts(report: CheckReport) -> Iterator[Table]:
+    """Found and published counts side by side, of each split whose classes differ."""
+    from rich.table import Table
+    from rich.text import Text
+
+    differing = {one["split"] for found in report.findings if found.check == "published counts" for one in found.items}
+    for split, published in report.facts["published"].items():
+        found = report.facts["counts"].get(split)
+        if split not in differing or found is None or not published.keys() <= found.keys():
+            continue
+        table = Table(title=Text(f"{split}: samples by class"), title_justify="left")
+        for name in ("class", "found", "published", "difference"):
+            table.add_column(name, justify="left" if name == "class" else "right")
+        for name, n in published.items():
+            difference = found[name] - n
+            style = "red" if difference else None
+            table.add_row(
+                Text(name), f"{found[name]:,}", f"{n:,}", f"{difference:+,}" if difference else "", style=style
+            )
+        yield table

@@ -3,22 +3,25 @@
 The hash is pHash (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010): 64 bits, one for
 each of the lowest 8 x 8 frequencies of a grey 32 x 32 copy without the constant row and column, set where it lies above
 their median. Pairs within a few bits are found by multi-index hashing (Norouzi et al., "Fast Search in Hamming Space
-with Multi-Index Hashing", CVPR 2012): of `RADIUS` + 1 disjoint bands of the bits of two such hashes, one is equal.
+with Multi-Index Hashing", CVPR 2012).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 32
-RADIUS = 4
-# Members of a bucket that one is compared with: pictures that share a band of bits, of which a blank one has many.
-_WINDOW = 2048
+# Bits in which the hashes of one picture may differ; whether it is one is for the thumbnails to say.
+RADIUS = 7
+_BANDS = 4
+_BAND_BITS = 64 // _BANDS
+_BUCKET = 1024
+_AT_ONCE = 1 << 22
 _LOW = 8
 _SMALL = 16
 # Standard deviation, in grey levels of 255, below which a picture is blank and its hash is noise.
@@ -60,32 +63,46 @@ def standardised(thumbs: NDArray[np.uint8]) -> NDArray[np.float16]:
     return np.where(is_blank, 0, flat / np.maximum(length, 1e-6)).astype(np.float16)
 
 
-def near_pairs(hashes: NDArray[np.uint64], radius: int = RADIUS) -> NDArray[np.int64]:
-    """Index pairs (P, 2) of hashes that differ in at most `radius` bits, each once, smaller index first.
+def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Index pairs (P, 2) of hashes that differ in at most `RADIUS` bits, each once, smaller index first.
 
-    The work grows with the pairs that share a band of 64 / (radius + 1) bits. Where more than 2048 share one, each is
-    compared with the next 2048 in the order of their hashes only.
+    Of four bands of 16 bits of two such hashes one differs in at most one bit: each hash is compared with those of the
+    same and of the 16 neighbouring buckets of each band, in an even spread of bits a bucket for every 65,536 hashes.
+    At most 1024 of a bucket are looked at, so that a million pictures of one scene take no forever.
     """
     found = [np.empty((0, 2), np.int64)]
-    for low, high in pairwise(np.linspace(0, 64, radius + 2).astype(int).tolist()):
-        band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
-        found += _pairs_in_buckets(hashes, band, radius)
+    for number in range(_BANDS):
+        band = _band(hashes, number)
+        order = np.lexsort((hashes, band))
+        ordered, band = hashes[order], band[order]
+        for left, right in _candidates(band):
+            near = bit_count(ordered[left] ^ ordered[right]) <= RADIUS
+            found.append(np.sort(np.stack((order[left[near]], order[right[near]]), axis=1), axis=1))
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _pairs_in_buckets(hashes: NDArray[np.uint64], band: NDArray[np.uint64], radius: int) -> list[NDArray[np.int64]]:
-    order = np.lexsort((hashes, band))
-    ordered, bucket = hashes[order], band[order]
-    found = []
-    at = np.arange(len(order))
-    for step in range(1, _WINDOW + 1):
-        at = at[: np.searchsorted(at, len(order) - step)]
-        at = at[bucket[at] == bucket[at + step]]
-        if not len(at):
-            break
-        near = at[bit_count(ordered[at] ^ ordered[at + step]) <= radius]
-        found.append(np.sort(np.stack((order[near], order[near + step]), axis=1), axis=1))
-    return found
+def _band(hashes: NDArray[np.uint64], number: int) -> NDArray[np.int64]:
+    """Every fourth bit: the lowest frequencies, which faces share, are dealt out to all bands."""
+    band = np.zeros(len(hashes), dtype=np.int64)
+    for bit in range(_BAND_BITS):
+        band |= ((hashes >> np.uint64(bit * _BANDS + number)) & np.uint64(1)).astype(np.int64) << bit
+    return band
+
+
+def _candidates(band: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Pairs of positions, a few million at a time, whose values in a sorted band differ in one bit or none."""
+    ends = np.cumsum(np.bincount(band, minlength=1 << _BAND_BITS))
+    starts = ends - np.diff(ends, prepend=0)
+    for mask in (0, *(1 << bit for bit in range(_BAND_BITS))):
+        at = np.flatnonzero(band & mask == 0) if mask else np.arange(len(band))
+        start = starts[band[at] | mask] if mask else at + 1
+        count = np.minimum(ends[band[at] | mask] - start, _BUCKET)
+        total = np.cumsum(count)
+        for low in range(0, int(total[-1]) if len(total) else 0, _AT_ONCE):
+            first, last = np.searchsorted(total, (low, low + _AT_ONCE), side="right")
+            few = count[first:last]
+            within = np.arange(few.sum()) - np.repeat(np.cumsum(few) - few, few)
+            yield np.repeat(at[first:last], few), np.repeat(start[first:last], few) + within
 
 
 def bit_count(values: NDArray[np.uint64]) -> NDArray[np.uint8]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ecstfl_cli.engine.check import report as reports
+from ecstfl_cli.engine.check.report import file_digest
 from ecstfl_cli.engine.extra_columns import read_extra_columns
 from ecstfl_cli.engine.manifest import read_manifest_for
 from ecstfl_cli.engine.reporter import Reporter
@@ -93,21 +95,20 @@ def _note_short(lists: Lists, num_frames: int, reporter: Reporter) -> None:
 
 
 def _tell_verdicts(files: Mapping[str, Sequence[str]], reporter: Reporter) -> None:
-    """What `prepare --check` said of these lists as they are now."""
-    told: set[Path] = set()
-    unchecked: list[str] = []
-    for file in dict.fromkeys(file for paths in files.values() for file in paths):
-        manifest = read_manifest_for(Path(file))
-        report = Path(manifest["path"]).with_name(f"{manifest['name']}_check.json") if manifest else None
-        found = reports.read(report) if report else None
-        if report is None or report in told:
+    """What `prepare --check` said of the manifests of these lists, where the lists are still as they were then."""
+    lists: dict[Path, list[Path]] = {}
+    for file in dict.fromkeys(Path(file) for paths in files.values() for file in paths):
+        manifest = read_manifest_for(file)
+        if manifest:
+            lists.setdefault(Path(manifest["path"]), []).append(file)
+    unchecked = []
+    for manifest_path, listed in lists.items():
+        found = reports.read(manifest_path.with_name(f"{manifest_path.stem}_check.json"))
+        if found is None or any(found["sha256"].get(str(file.resolve())) != file_digest(file) for file in listed):
+            unchecked.append(str(manifest_path))
             continue
-        if found is None or found["sha256"].get(str(Path(file).resolve())) != reports.file_digest(Path(file)):
-            unchecked.append(str(manifest["name"]) if manifest else file)
-            continue
-        told.add(report)
         for line in reports.wrong_in(found):
-            reporter.warn(f"`ecstfl prepare --check` said of {manifest['name'] if manifest else file}: {line}")
+            reporter.warn(f"`ecstfl prepare --check` said of {manifest_path.stem}: {line}")
     if unchecked:
-        names = " ".join(dict.fromkeys(unchecked))
-        reporter.note(f"never read in full: `ecstfl prepare --check {names}` says what is damaged, copied or leaked")
+        names = shlex.join(unchecked)
+        reporter.note(f"not read in full yet: `ecstfl prepare --check {names}` says what is damaged, copied or leaked")

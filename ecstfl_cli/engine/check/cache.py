@@ -20,7 +20,7 @@ FILE = "checked.sqlite"
 _VERSION = 1
 _TABLE = """create table if not exists scans (
     path blob primary key, stamp blob, n_frames int, digest blob, sizes text, hashes blob, thumbs blob,
-    n_wrong int, wrong text, n_odd int, odd text
+    n_odd int, odd text
 ) without rowid"""
 
 
@@ -67,21 +67,19 @@ class ScanCache:
         row = self._connection.execute("select * from scans where path = ?", (_key(path),)).fetchone()
         if row is None or row[1] != stamp:
             return None
-        _, _, n_frames, digest, sizes, hashes, thumbs, n_wrong, wrong, n_odd, odd = row
+        _, _, n_frames, digest, sizes, hashes, thumbs, n_odd, odd = row
         return Scan(
             n_frames,
             digest,
             {(height, width): n for height, width, n in json.loads(sizes)},
             np.frombuffer(hashes, np.uint64),
             np.frombuffer(thumbs, np.uint8).reshape(-1, SIDE // 2, SIDE // 2),
-            n_wrong,
-            json.loads(wrong),
-            n_odd,
-            json.loads(odd),
+            n_odd=n_odd,
+            odd=json.loads(odd),
         )
 
     def put(self, scans: Iterable[tuple[str, bytes, Scan]]) -> None:
-        """Keep scans, on disk when this returns. Raises DataError where the disk is full."""
+        """Keep scans without anything wrong, on disk when this returns. Raises DataError where the disk is full."""
         rows = [
             (
                 _key(path),
@@ -91,8 +89,6 @@ class ScanCache:
                 json.dumps([[*size, n] for size, n in scan.sizes.items()]),
                 scan.hashes.tobytes(),
                 scan.thumbs.tobytes(),
-                scan.n_wrong,
-                json.dumps(scan.wrong),
                 scan.n_odd,
                 json.dumps(scan.odd),
             )
@@ -100,7 +96,7 @@ class ScanCache:
         ]
         try:
             with self._connection:
-                self._connection.executemany(f"insert or replace into scans values ({', '.join('?' * 11)})", rows)
+                self._connection.executemany(f"insert or replace into scans values ({', '.join('?' * 9)})", rows)
         except sqlite3.Error as error:
             raise self._error(error) from error
 

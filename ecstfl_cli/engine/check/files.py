@@ -74,7 +74,7 @@ def check_unreadable(target: CheckTarget, readings: Readings) -> Finding:
         return "; ".join(wrong) + (f" (and {more:,} more)" if more else "")
 
     items = items_where(target, lambda split: n_wrong[split.samples] > 0, problem_of)
-    frames = counted(readings.n_frames, "frame")
+    frames = counted(int(readings.frames().sum()), "frame")
     if not items:
         return Finding("unreadable", "ok", f"all {frames} can be decoded")
     samples = counted(int((n_wrong > 0).sum()), _NOUN[target.modality])
@@ -85,13 +85,13 @@ def check_unreadable(target: CheckTarget, readings: Readings) -> Finding:
 
 def check_frame_counts(target: CheckTarget, readings: Readings) -> Finding:
     """Clips whose list says another number of frames than the disk. A listed 0 is a count not known."""
-    disk = np.array([listing.n_frames for listing in readings.listings])
+    disk = readings.frames()
     items: list[Item] = []
     for split in target.splits:
         listed, there = split.n_frames, disk[split.samples]
         for row in np.flatnonzero((listed > 0) & (there > 0) & (listed != there)).tolist():
             path = target.locations[split.samples[row]]
-            items.append(item(split, row, path, f"the list says {listed[row]} frames, the folder has {there[row]}"))
+            items.append(item(split, row, path, f"the list says {listed[row]} frames, on disk are {there[row]}"))
     if not items:
         return Finding("frame counts", "ok", "as listed")
     advice = (
@@ -103,7 +103,7 @@ def check_frame_counts(target: CheckTarget, readings: Readings) -> Finding:
 
 def check_short(target: CheckTarget, readings: Readings) -> Finding:
     """Clips with fewer frames than one view takes."""
-    disk = np.array([listing.n_frames for listing in readings.listings])
+    disk = readings.frames()
     needed = target.num_frames
     is_short = (disk > 0) & (disk < needed)
     items = items_where(target, lambda split: is_short[split.samples], lambda sample: f"{disk[sample]} frames")

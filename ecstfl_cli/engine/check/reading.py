@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ecstfl_cli.api import Modality
 from ecstfl_cli.engine.check.cache import ScanCache
@@ -39,9 +43,9 @@ class Readings:
     n_read: int
     seconds: float
 
-    @property
-    def n_frames(self) -> int:
-        return sum(listing.n_frames for listing in self.listings)
+    def frames(self) -> NDArray[np.int64]:
+        """Frames of each sample (N,); 0 where there is a problem."""
+        return np.array([scan.n_frames if scan else 0 for scan in self.scans], dtype=np.int64)
 
 
 def read_all(locations: Sequence[str], modality: Modality, folder: Path, reporter: Reporter) -> Readings:
@@ -58,36 +62,44 @@ def read_all(locations: Sequence[str], modality: Modality, folder: Path, reporte
             for path, listing in zip(locations, listings, strict=True)
         ]
         new = [i for i, known in enumerate(scans) if known is None and not listings[i].problem]
-        total = sum(listings[i].n_frames for i in new)
+        total = sum(listings[i].n_files for i in new)
         if len(new) < len(locations) and any(known is not None for known in scans):
             reporter.note(
                 f"{sum(known is not None for known in scans)} {KIND[modality]} were read before, {len(new)} are new"
             )
-        started = time.monotonic()
-        with reporter.progress("reading", total, "frames") as advance:
-            for i, result in _scanned(new, locations, modality, listings, cache):
+        n_read, started = 0, time.monotonic()
+        # Closed, not left to the garbage collector: what was read is saved then.
+        with (
+            reporter.progress("reading", total, "files") as advance,
+            closing(_scanned(new, locations, modality, listings, cache)) as results,
+        ):
+            for i, result in results:
                 scans[i] = result
-                advance(listings[i].n_frames)
-        return Readings(listings, scans, total, time.monotonic() - started)
+                advance(listings[i].n_files)
+                n_read += result.n_frames
+        return Readings(listings, scans, n_read, time.monotonic() - started)
 
 
 def _scanned(
     new: Sequence[int], locations: Sequence[str], modality: Modality, listings: Sequence[Listing], cache: ScanCache
-) -> Iterator[tuple[int, Scan]]:
+) -> Generator[tuple[int, Scan], None, None]:
     """(index, scan) of new samples; saved every few seconds, and when stopped."""
     unsaved: list[tuple[str, bytes, Scan]] = []
     saved = time.monotonic()
     numbers = iter(new)
+    chunks = _in_threads(partial(_scan, modality), [locations[i] for i in new], _CHUNK[modality])
     try:
-        for found in _in_threads(partial(_scan, modality), [locations[i] for i in new], _CHUNK[modality]):
+        for found in chunks:
             for result in found:
                 i = next(numbers)
-                unsaved.append((locations[i], listings[i].stamp, result))
+                if not result.n_wrong:  # a file that was closed may have been opened since, under the same stamp
+                    unsaved.append((locations[i], listings[i].stamp, result))
                 yield i, result
             if time.monotonic() - saved > _SAVE_SECONDS:
                 cache.put(unsaved)
                 unsaved, saved = [], time.monotonic()
     finally:
+        chunks.close()
         cache.put(unsaved)
 
 
@@ -98,7 +110,7 @@ def _scan(modality: Modality, path: str) -> Scan:
         return Scan(0, n_wrong=1, wrong=[f"cannot be read: {error.strerror}"])
 
 
-def _in_threads(work: Callable[[In], Out], items: Sequence[In], size: int) -> Iterator[list[Out]]:
+def _in_threads(work: Callable[[In], Out], items: Sequence[In], size: int) -> Generator[list[Out], None, None]:
     """Results of chunks of `size` items, in order; when stopped, what has not begun is dropped."""
     chunks = [items[i : i + size] for i in range(0, len(items), size)]
     pool = ThreadPoolExecutor(cores() + _EXTRA_THREADS)

@@ -46,6 +46,7 @@ def _findings(target: CheckTarget, readings: Readings) -> list[Finding]:
         *duplicates.check_near(target, likeness),
         labels.check_subjects(target),
         labels.check_classes(target),
+        labels.check_counts(target),
     ]
 
 
@@ -60,9 +61,10 @@ def _facts(target: CheckTarget, readings: Readings) -> dict[str, Any]:
         "files": {split.name: [str(file) for file in split.files] for split in target.splits},
         "sha256": {str(file.resolve()): file_digest(file) for split in target.splits for file in split.files},
         "samples": len(target.locations),
-        "frames": readings.n_frames,
+        "frames": int(readings.frames().sum()),
         "frames_read": readings.n_read,
         "seconds_reading": round(readings.seconds, 3),
         "counts": {split.name: labels.histogram(split, classes) for split in target.splits},
+        "published": {one.split: one.published for one in labels.compare_counts(target)},
         "sizes": {f"{width}x{height}": n for (height, width), n in sizes},
     }

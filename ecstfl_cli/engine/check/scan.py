@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from ecstfl_cli.api import Modality
 from ecstfl_cli.components.perceptual_hash import SIDE, grey_copy, phash, thumbnails
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.decode import read_image
-from ecstfl_cli.media.frames import frame_names
+from ecstfl_cli.media.frames import VIDEO_SUFFIXES, frame_names
 
 try:
     import simplejpeg
@@ -44,9 +45,12 @@ _FORMATS = {
 
 
 class Listing(NamedTuple):
-    """What lies under a sample's path, without reading it: `stamp` changes with any file's name, size or time."""
+    """What lies under a sample's path, without reading it: `stamp` changes with any file's name, size or time.
 
-    n_frames: int
+    `n_files` is the frames, but 1 of a video file.
+    """
+
+    n_files: int
     stamp: bytes
     problem: str = ""
 
@@ -74,52 +78,66 @@ class Scan:
 
 def look(path: str, modality: Modality) -> Listing:
     """The files of a sample. What is missing, empty or closed is told as a problem."""
+    is_folder = modality == "video" and not is_video_file(path)
     try:
-        names = frame_names(path) if modality == "video" else [""]
+        names = frame_names(path) if is_folder else [""]
         stamp = hashlib.blake2b(digest_size=16)
         for name in names:
             found = os.stat(f"{path}/{name}" if name else path)  # noqa: PTH116 (a Path each is slow)
             stamp.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     except FileNotFoundError:
-        return Listing(0, b"", "no such folder" if modality == "video" else "no such file")
+        return Listing(0, b"", "no such folder" if is_folder else "no such file")
     except NotADirectoryError:
         return Listing(0, b"", "is a file, not a folder of frames")
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         return Listing(0, b"", f"cannot be read: {getattr(error, 'strerror', None) or error}")
-    if modality == "img" and os.path.isdir(path):  # noqa: PTH112 (as above)
-        return Listing(0, b"", "is a folder, not an image")
+    if not is_folder and os.path.isdir(path):  # noqa: PTH112 (as above)
+        return Listing(0, b"", "is a folder, not a file")
     return Listing(len(names), stamp.digest(), "" if names else "folder holds no images")
 
 
+def is_video_file(path: str) -> bool:
+    """Whether a clip is a video file; a folder may have such a name too."""
+    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES and not os.path.isdir(path)  # noqa: PTH112, PTH122
+
+
+class _Frame(NamedTuple):
+    """A frame as training reads it, `pixels` None where it cannot; what is wrong, and what is odd."""
+
+    pixels: NDArray[np.uint8] | None
+    problem: str = ""
+    oddity: str = ""
+
+
 def scan(path: str, modality: Modality) -> Scan:
-    """Read a sample in full. A file that goes missing meanwhile is told like one that cannot be decoded."""
-    names = frame_names(path) if modality == "video" else [""]
-    keys = set(np.unique(np.linspace(0, len(names) - 1, KEY_FRAMES).round().astype(int)).tolist())
+    """Read a sample in full. Raises OSError where its folder cannot be read."""
     whole = hashlib.sha1(usedforsecurity=False)
     sizes: Counter[tuple[int, int]] = Counter()
     grey: list[NDArray[np.uint8]] = []
     wrong: list[str] = []
     odd: list[str] = []
-    is_whole = True
-    for i, name in enumerate(names):
-        pixels, problem, oddity = _frame(f"{path}/{name}" if name else path)
+    n_frames, is_whole = 0, True
+    for name, is_key, (pixels, problem, oddity) in _frames(path, modality):
         if problem:
             wrong.append(f"{name}: {problem}" if name else problem)
         if oddity:
             odd.append(f"{name}: {oddity}" if name else oddity)
         if pixels is None:
             is_whole = False
+            n_frames += bool(name) or modality == "img"  # where a video file breaks off is no frame
             continue
-        height, width = pixels.shape[:2]
-        sizes[height, width] += 1
-        whole.update(f"{height}x{width}".encode())
+        n_frames += 1
+        sizes[pixels.shape[0], pixels.shape[1]] += 1
+        whole.update(f"{pixels.shape}".encode())
         whole.update(np.ascontiguousarray(pixels).data)
-        if i in keys:
+        if is_key:
             grey.append(grey_copy(pixels))
-    copies = np.stack(grey) if grey else np.empty((0, SIDE, SIDE), np.uint8)
+    keys = [grey[i] for i in _evenly(len(grey))]
+    copies = np.stack(keys) if keys else np.empty((0, SIDE, SIDE), np.uint8)
+    digest = whole.digest() if is_whole and n_frames else b""
     return Scan(
-        len(names),
-        whole.digest() if is_whole and names else b"",
+        n_frames,
+        digest,
         dict(sizes),
         phash(copies),
         thumbnails(copies),
@@ -130,28 +148,56 @@ def scan(path: str, modality: Modality) -> Scan:
     )
 
 
-def _frame(file: str) -> tuple[NDArray[np.uint8] | None, str, str]:
-    """The pixels as training reads them, None where it cannot; what is wrong; what is odd."""
+def _frames(path: str, modality: Modality) -> Iterator[tuple[str, bool, _Frame]]:
+    """(name, whether it may be a key frame, frame) of each frame; how many a video file has is known at its end."""
+    if modality == "img":
+        yield "", True, _image(path)
+    elif is_video_file(path):
+        for frame in _video(path):
+            yield "", True, frame
+    else:
+        names = frame_names(path)
+        keys = set(_evenly(len(names)))
+        for i, name in enumerate(names):
+            yield name, i in keys, _image(f"{path}/{name}")
+
+
+def _evenly(n: int) -> list[int]:
+    """Indices of the key frames of n frames."""
+    return np.unique(np.linspace(0, n - 1, KEY_FRAMES).round().astype(int)).tolist() if n else []
+
+
+def _video(path: str) -> Iterator[_Frame]:
+    from ecstfl_cli.media.video import read_video
+
+    try:
+        for frame in read_video(path):
+            yield _Frame(frame.pixels)
+    except DataError as error:
+        yield _Frame(None, error.message)
+
+
+def _image(file: str) -> _Frame:
     path = Path(file)
     try:
         data = path.read_bytes()
     except OSError as error:
-        return None, f"cannot be read: {error.strerror}", ""
+        return _Frame(None, f"cannot be read: {error.strerror}")
     if not data:
-        return None, "is empty (0 bytes)", ""
+        return _Frame(None, "is empty (0 bytes)")
     oddity = _format_oddity(path, data)
     damage = ""
     if simplejpeg is not None and data.startswith(b"\xff\xd8\xff"):
         try:
             pixels = simplejpeg.decode_jpeg(data)
             if b"Exif\0\0" not in data:
-                return pixels, "", oddity
+                return _Frame(pixels, "", oddity)
         except ValueError as error:  # also for what only Pillow decodes, such as CMYK
             damage = _damage(str(error))
     try:
-        return read_image(path), damage, oddity
+        return _Frame(read_image(path), damage, oddity)
     except DataError as error:
-        return None, error.message.removeprefix(f"cannot read image {path}: "), oddity
+        return _Frame(None, error.message.removeprefix(f"cannot read image {path}: "), oddity)
 
 
 def _damage(complaint: str) -> str:
