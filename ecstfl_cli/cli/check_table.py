@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 _STYLE = {"ok": "green", "note": "yellow", "wrong": "bold red", "skipped": "dim"}
 
 
-def check_data(files: list[Path], out: Path, label_map: str | None, as_json: bool) -> dict[str, Any]:
+def check_data(files: list[Path], out: Path, label_map: str | None, faces: int, as_json: bool) -> dict[str, Any]:
     """Check what FILES name, show the table unless the result will be JSON, and return the report as it is written."""
     from ecstfl_cli.engine.check.run import check
 
-    report = check(files, out=out, label_map=label_map, reporter=console.TerminalReporter())
+    report = check(files, out=out, label_map=label_map, faces=faces, reporter=console.TerminalReporter())
     if not as_json:
         show(report)
     return report.to_dict()

@@ -53,6 +53,9 @@ def prepare(
     check: bool = typer.Option(
         False, "--check", help="Read all of the data and give a verdict; without --data-root of what is there already."
     ),
+    check_faces: int = typer.Option(
+        200, "--check-faces", min=0, help="On how many frames --check looks for a face; 0 looks for none."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Write path files for a data set, or re-root path files from another machine.
@@ -73,7 +76,7 @@ def prepare(
 
     reporter = console.TerminalReporter()
     if check and data_root is None:
-        report = check_data(files or [], out, label_map, as_json)
+        report = check_data(files or [], out, label_map, check_faces, as_json)
         if as_json:
             console.print_json(report)
         raise typer.Exit(report["verdict"] == "wrong")
@@ -100,7 +103,7 @@ def prepare(
         )
     if not as_json:
         _show(done, out)
-    report = check_data([done.path], out, None, as_json) if check else None
+    report = check_data([done.path], out, None, check_faces, as_json) if check else None
     if as_json:
         console.print_json(_plain(done, out) | ({"check": report} if report else {}))
     is_wrong = report is not None and report["verdict"] == "wrong"

@@ -20,7 +20,9 @@ def leaking(tiny_images: Callable) -> TinyData:
 
 
 def test_a_data_set_is_checked_right_after_it_is_prepared(cli, leaking, tmp_path) -> None:
-    result = cli("prepare", "--data-root", leaking.root, "--label-map", "dfew", "--check", cwd=tmp_path)
+    result = cli(
+        "prepare", "--data-root", leaking.root, "--label-map", "dfew", "--check", "--check-faces", "0", cwd=tmp_path
+    )
     assert result.exit_code == 1
     assert "wrote annotation/tiny_images_train.csv" in result.stdout
     assert "across splits" in result.stdout
@@ -33,7 +35,7 @@ def test_a_data_set_is_checked_right_after_it_is_prepared(cli, leaking, tmp_path
 def test_what_was_prepared_is_checked_by_name_by_path_file_or_as_the_last_one(cli, leaking, tmp_path) -> None:
     cli("prepare", "--data-root", leaking.root, "--label-map", "dfew", cwd=tmp_path)
     for named in ([], ["tiny_images"], ["annotation/tiny_images.json"], ["annotation/tiny_images_train.csv"]):
-        result = cli("prepare", "--check", *named, "--json", cwd=tmp_path)
+        result = cli("prepare", "--check", "--check-faces", "0", *named, "--json", cwd=tmp_path)
         report = json.loads(result.stdout)
         assert report["name"] == "tiny_images"
         assert report["label_map"] == "dfew"
@@ -44,7 +46,9 @@ def test_what_was_prepared_is_checked_by_name_by_path_file_or_as_the_last_one(cl
 
 def test_clean_data_exit_with_zero_and_json_holds_both(cli, tiny_images, tmp_path) -> None:
     root = tiny_images(classes=7, size=32).root
-    result = cli("prepare", "--data-root", root, "--label-map", "dfew", "--check", "--json", cwd=tmp_path)
+    result = cli(
+        "prepare", "--data-root", root, "--label-map", "dfew", "--check", "--check-faces", "0", "--json", cwd=tmp_path
+    )
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
     assert told["manifest"]["name"] == "tiny_images"
@@ -53,10 +57,10 @@ def test_clean_data_exit_with_zero_and_json_holds_both(cli, tiny_images, tmp_pat
 
 def test_an_unknown_name_is_answered_with_those_there_are(cli, tiny_images, tmp_path) -> None:
     cli("prepare", "--data-root", tiny_images().root, cwd=tmp_path)
-    result = cli("prepare", "--check", "tiny_image", cwd=tmp_path)
+    result = cli("prepare", "--check", "--check-faces", "0", "tiny_image", cwd=tmp_path)
     assert result.exit_code == 1
     assert "Did you mean 'tiny_images'? Manifests in annotation: tiny_images." in result.stderr
-    nothing = cli("prepare", "--check", "--out", tmp_path / "empty")
+    nothing = cli("prepare", "--check", "--check-faces", "0", "--out", tmp_path / "empty")
     assert nothing.exit_code == 1
     assert "no path files that `ecstfl prepare` wrote are in" in nothing.stderr
 
@@ -80,7 +84,7 @@ def part_of(folder: Path, file: str, out: Path, *words: str) -> Path:
 def test_short_clips_of_real_data_are_noted(cli, real_data, tmp_path) -> None:
     folder = real_data("ictfaces")
     lists = [part_of(folder, file, tmp_path / "in", " 5 ", " 8 ", " 16 ") for file in ("train.txt", "test.txt")]
-    result = cli("prepare", "--check", *lists, "--label-map", "dfew", "--json", "--out", tmp_path)
+    result = cli("prepare", "--check", "--check-faces", "0", *lists, "--label-map", "dfew", "--json", "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
     checks = json.loads(result.stdout)["checks"]
     assert "the shortest 5" in checks["short clips"]["summary"]
@@ -89,7 +93,9 @@ def test_short_clips_of_real_data_are_noted(cli, real_data, tmp_path) -> None:
 
 def test_a_webp_by_the_name_of_a_jpeg_is_noted_in_real_data(cli, real_data, tmp_path) -> None:
     lists = [part_of(real_data("muxspace"), "train.csv", tmp_path / "in", "images/f", "images/A")]
-    result = cli("prepare", "--check", *lists, "--label-map", "muxspace", "--json", "--out", tmp_path)
+    result = cli(
+        "prepare", "--check", "--check-faces", "0", *lists, "--label-map", "muxspace", "--json", "--out", tmp_path
+    )
     assert result.exit_code == 0, result.stderr
     (odd,) = json.loads(result.stdout)["checks"]["formats"]["items"]
     assert Path(odd["path"]).name == "facial-expressions_2868588k.jpg"
@@ -98,7 +104,9 @@ def test_a_webp_by_the_name_of_a_jpeg_is_noted_in_real_data(cli, real_data, tmp_
 def test_copies_with_one_label_and_with_two_are_found_in_real_data(cli, real_data, tmp_path) -> None:
     words = ("angry_010", "angry_011", "angry_016", "fear_014", "PublicTest_angry_006")
     lists = [part_of(real_data("fer2013"), file, tmp_path / "in", *words) for file in ("train.csv", "val.csv")]
-    result = cli("prepare", "--check", *lists, "--label-map", "fer2013", "--json", "--out", tmp_path)
+    result = cli(
+        "prepare", "--check", "--check-faces", "0", *lists, "--label-map", "fer2013", "--json", "--out", tmp_path
+    )
     assert result.exit_code == 1
     checks = json.loads(result.stdout)["checks"]
     pairs = {(Path(item["path"]).stem, Path(item["same_as"]).stem) for item in checks["copies"]["items"]}

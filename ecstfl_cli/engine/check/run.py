@@ -7,29 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from ecstfl_cli.engine.check import duplicates, files, labels
+from ecstfl_cli.engine.check.face_sample import check_faces
 from ecstfl_cli.engine.check.findings import Finding
 from ecstfl_cli.engine.check.reading import Readings, read_all
 from ecstfl_cli.engine.check.report import CheckReport, file_digest, require_writable
 from ecstfl_cli.engine.check.target import CheckTarget, find_target
 from ecstfl_cli.engine.reporter import Reporter
 
+# Frames that a face is looked for on, unless another number is asked for.
+FACES = 200
 
-def check(given: Sequence[Path], *, out: Path, label_map: str | None = None, reporter: Reporter) -> CheckReport:
+
+def check(
+    given: Sequence[Path], *, out: Path, label_map: str | None = None, faces: int = FACES, reporter: Reporter
+) -> CheckReport:
     """Check what `given` names (see `find_target`) and write the report beside its manifest, else into `out`.
 
     Every frame is decoded; what is read is kept beside the report, so that a repeated or interrupted check reads only
-    what is new. Raises DataError where there is nothing to check or
+    what is new. `faces` is on how many frames a face is looked for. Raises DataError where there is nothing to check or
     the report cannot be written; what is wrong with the data is in the report.
     """
     target = find_target(given, out=out, label_map=label_map)
     require_writable(target.report)
     readings = read_all(target.locations, target.modality, target.folder, reporter)
-    report = CheckReport(target.report, _facts(target, readings), _findings(target, readings))
+    report = CheckReport(target.report, _facts(target, readings), _findings(target, readings, faces, reporter))
     report.write()
     return report
 
 
-def _findings(target: CheckTarget, readings: Readings) -> list[Finding]:
+def _findings(target: CheckTarget, readings: Readings, faces: int, reporter: Reporter) -> list[Finding]:
     likeness = duplicates.find_likeness(readings)
     is_video = target.modality == "video"
     return [
@@ -47,6 +53,7 @@ def _findings(target: CheckTarget, readings: Readings) -> list[Finding]:
         labels.check_subjects(target),
         labels.check_classes(target),
         labels.check_counts(target),
+        check_faces(target, readings, faces, reporter),
     ]
 
 
