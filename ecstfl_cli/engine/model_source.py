@@ -22,6 +22,7 @@ from ecstfl_cli.errors import CheckpointError, DeviceError, suggest
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.resources import shipped
 
+SHIPPED = "fer2013_compact"
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -117,6 +118,16 @@ def _open_onnx(path: Path, device: str, precision: str) -> InferenceModel:
         precision="fp32",
         logits=lambda frames: torch.from_numpy(session.logits(frames.numpy())),
     )
+
+
+def shipped_model() -> Path:
+    """The weights that come with ecstfl, for stills. Raises CheckpointError where an installation lacks them."""
+    path = shipped("checkpoint_load") / f"{SHIPPED}.safetensors"
+    if not path.is_file():
+        raise CheckpointError(
+            f"this installation lacks its default model, {path}", "Name a model, or install it again."
+        )
+    return path
 
 
 def default_model(modality: Modality | None = None, *, runs: Path = Path("runs"), folder: Path = FOLDER) -> Path:

@@ -1,0 +1,101 @@
+"""Sliding windows over the crops of each face of a video, for models that see clips."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecstfl_cli.api import InputSpec
+from ecstfl_cli.components.sampling import evaluation_indices
+from ecstfl_cli.media.faces.tracking import TrackedFace
+from ecstfl_cli.media.video import VideoFrame
+
+
+class Window(NamedTuple):
+    """A clip (T, H, W, 3) of one face, its middle frame, the face there, and how many frames it spans."""
+
+    clip: NDArray[np.uint8]
+    frame: VideoFrame
+    face: TrackedFace
+    frames: int
+
+
+@dataclass
+class _Face:
+    frames: deque[tuple[VideoFrame, TrackedFace, NDArray[np.uint8]]] = field(default_factory=deque)
+    # When the next window is due, and whether the frames since the last one have been in any.
+    due: float | None = None
+    fresh: int = 0
+
+
+class FaceWindows:
+    """Cuts the run of each face into windows of `seconds`, one every `stride` seconds, sampled as `spec` says.
+
+    A window has at least as many frames as the sampling takes where the run is long enough. A run that ends before its
+    first window, or with at least half a stride after its last, gives one of what there is.
+    """
+
+    def __init__(self, spec: InputSpec, seconds: float, stride: float) -> None:
+        self._spec, self._seconds, self._stride = spec, seconds, min(stride, seconds)
+        self._faces: dict[int, _Face] = {}
+        self._ready: list[Window] = []
+        self._next = 0
+
+    @property
+    def settled(self) -> int:
+        """Frames before this index can no longer be the middle of a window."""
+        return min([self._next, *(face.frames[0][0].index for face in self._faces.values() if face.frames)])
+
+    def add(self, frame: VideoFrame, faces: Sequence[TrackedFace], crops: NDArray[np.uint8]) -> None:
+        """Take in a frame's faces with their crops (N, H, W, 3) of the model's size."""
+        self._next = frame.index + 1
+        for id in [id for id in self._faces if id not in {face.id for face in faces}]:
+            self._end(self._faces.pop(id))
+        small = VideoFrame(frame.index, frame.time, np.empty((0, 0, 3), np.uint8))  # Its pixels are kept elsewhere.
+        for face, crop in zip(faces, crops, strict=True):
+            run = self._faces.setdefault(face.id, _Face())
+            run.frames.append((small, face, crop))
+            run.fresh += 1
+            if run.due is None:
+                run.due = frame.time + self._seconds
+            if frame.time + 1e-6 >= run.due and len(run.frames) >= self._needed:
+                self._cut(run)
+                run.due = frame.time + self._stride
+                while len(run.frames) > self._needed and run.frames[0][0].time < run.due - self._seconds:
+                    run.frames.popleft()
+
+    def finish(self) -> None:
+        """The video has ended."""
+        for run in self._faces.values():
+            self._end(run)
+        self._faces.clear()
+
+    def take(self) -> list[Window]:
+        """The windows that are complete, in the order of their completion."""
+        ready, self._ready = self._ready, []
+        return ready
+
+    @property
+    def _needed(self) -> int:
+        return self._spec.sampling.num_frames
+
+    def _end(self, run: _Face) -> None:
+        if not run.frames:
+            return
+        first, last = run.frames[0][0].time, run.frames[-1][0].time
+        is_first = run.due is not None and run.fresh == len(run.frames)
+        if is_first or (run.fresh and last - first > 0 and run.due is not None and last > run.due - self._stride / 2):
+            self._cut(run)
+
+    def _cut(self, run: _Face) -> None:
+        frames = list(run.frames)
+        chosen = evaluation_indices(self._spec.sampling, len(frames))
+        clip = np.stack([frames[i][2] for i in chosen])
+        frame, face, _ = frames[len(frames) // 2]
+        self._ready.append(Window(clip, frame, face, frames[-1][0].index - frames[0][0].index + 1))
+        run.fresh = 0

@@ -1,0 +1,357 @@
+"""Emotions in pictures, videos and streams from Python: decode, find and follow faces, recognise, smooth over time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ecstfl_cli.api import FaceCrop
+from ecstfl_cli.components.transforms import resize
+from ecstfl_cli.engine.face_windows import FaceWindows
+from ecstfl_cli.engine.model_source import InferenceModel, open_model, shipped_model
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.results import FaceResult, Problem, Results
+from ecstfl_cli.engine.smoothing import Smoothing
+from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.labels import LabelMap
+from ecstfl_cli.media.decode import read_image
+from ecstfl_cli.media.faces.cropping import crop_faces
+from ecstfl_cli.media.faces.finding import PHOTO_SIZES, VIDEO_SIZES, FaceFinder
+from ecstfl_cli.media.faces.following import follow_faces
+from ecstfl_cli.media.faces.tracking import TrackedFace
+from ecstfl_cli.media.moving import FOLDER_FPS, read_moving
+from ecstfl_cli.media.prefetch import prefetched
+from ecstfl_cli.media.video import VideoFrame
+
+Pixels = NDArray[np.uint8]
+# Square pictures up to this side are taken for faces that somebody cut out: FER2013's have 48 pixels, DFEW's 224.
+TINY = 128
+# Frames that are decoded, searched and recognised at a time; a few megabytes each, so that memory stays flat.
+AHEAD = 16
+
+
+class Seen(NamedTuple):
+    """A frame with the results in it. `frame.pixels` are whole and upright."""
+
+    frame: VideoFrame
+    results: list[FaceResult]
+
+
+class Recogniser:
+    """A trained model that looks at anything.
+
+    >>> recogniser = Recogniser()
+    >>> results = recogniser.video("talk.mp4")
+    >>> results.to_dataframe()
+
+    `model` is a checkpoint, a run folder, an `.onnx` file or a name of the catalogue; without one the model that ships
+    with ecstfl. `faces`: True finds faces, False takes each picture for a face, `auto` does so with square pictures of
+    up to 128 pixels. `every` and `fps` thin the frames of videos; in between `detect_every`-th ones faces are
+    interpolated. `smoothing` is the time constant, in seconds, of the exponential mean over a face's probabilities in a
+    video: 0 leaves them as they are. A model for clips sees a window of `window` seconds of each face, every `stride`
+    seconds. `threads` are those of face detection. Raises EcstflError where the model cannot be opened.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        device: str = "auto",
+        faces: bool | Literal["auto"] = "auto",
+        every: int = 1,
+        fps: float | None = None,
+        detect_every: int = 3,
+        smoothing: float = 0.3,
+        window: float = 1.0,
+        stride: float = 0.5,
+        batch_size: int = 32,
+        threads: int | None = None,
+        min_score: float | None = None,
+        model_label_map: LabelMap | None = None,
+        backbone: str | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        for name, value in (("every", every), ("detect_every", detect_every), ("batch_size", batch_size)):
+            if value < 1:
+                raise EcstflError(f"{name} is {value}", "It must be 1 or more.")
+        for name, seconds in (("smoothing", smoothing), ("window", window), ("stride", stride)):
+            if seconds < 0 or (name != "smoothing" and seconds == 0):
+                raise EcstflError(f"{name} is {seconds} seconds", "It must not be negative; window and stride above 0.")
+        self.model: InferenceModel = open_model(
+            model or shipped_model(),
+            device=device,
+            backbone=backbone,
+            label_map=model_label_map,
+            reporter=reporter or Reporter(),
+        )
+        self.faces = faces
+        self.every, self.fps, self.detect_every = every, fps, detect_every
+        self.smoothing, self.window, self.stride = smoothing, window, stride
+        self.batch_size = batch_size
+        crop = self.model.input.face_crop or FaceCrop(size=self.model.input.size)
+        self.crop = crop if min_score is None else replace(crop, min_score=min_score)
+        self._device, self._threads = device, threads
+        self._finders: dict[Sequence[int], FaceFinder] = {}
+
+    @property
+    def labels(self) -> LabelMap:
+        """Names of the classes, in the order of `probs`."""
+        return self.model.labels
+
+    # --- results -----------------------------------------------------------------------------------------------------
+
+    def images(self, images: Iterable[str | Path | Pixels | Any]) -> Results:
+        """Results of image files, arrays (H, W, 3) uint8 RGB or Pillow images; the source of an array is its number.
+
+        An image that cannot be read, or without a face, is one of the results' problems; a single one that cannot be
+        read raises DataError.
+        """
+        named = [(str(i) if isinstance(image, str | Path) else f"image {n}", i) for n, (i, image) in _numbered(images)]
+        results = Results(labels=self.labels)
+        for name, pixels, found in self.see_images(named):
+            results += found
+            if isinstance(pixels, DataError):
+                if len(named) == 1:
+                    raise pixels
+                results.problems.append(Problem(name, pixels.message))
+            elif not found:
+                results.problems.append(Problem(name, "no face was found"))
+        return results
+
+    def video(self, source: str | Path) -> Results:
+        """Results of a video file, an animated image, a folder of frames, or a stream to its end.
+
+        Raises DataError where nothing of it can be read; damage later on is one of the results' problems.
+        """
+        return self._collected(self.see(source), str(source))
+
+    def frames(self, frames: Iterable[Pixels], fps: float = FOLDER_FPS, source: str = "frames") -> Results:
+        """Results of arrays (H, W, 3) uint8 RGB that are the frames of one video at `fps`."""
+        timed = (VideoFrame(index, index / fps, pixels) for index, pixels in enumerate(frames))
+        return self._collected(self.see_frames(timed, source), source)
+
+    def stream(self, source: str | Path, **options: Any) -> Iterator[FaceResult]:
+        """Results as they come, in flat memory; see `see` for the options."""
+        for seen in self.see(source, **options):
+            yield from seen.results
+
+    def _collected(self, seen: Iterator[Seen], source: str) -> Results:
+        results = Results(labels=self.labels)
+        read = 0
+        try:
+            for _, found in seen:
+                read += 1
+                results += found
+        except DataError as error:
+            if not read:
+                raise
+            results.problems.append(Problem(source, error.message))
+        if not results:
+            results.problems.append(Problem(source, f"no face was found in {read} frames"))
+        return results
+
+    # --- pictures and frames with their results ----------------------------------------------------------------------
+
+    def see(
+        self,
+        source: str | Path,
+        *,
+        live: bool = False,
+        folder_fps: float = FOLDER_FPS,
+        format: str | None = None,
+        options: dict[str, str] | None = None,
+    ) -> Iterator[Seen]:
+        """Each frame of a video, stream, device, animated image or folder of frames with the results in it.
+
+        `live` answers frame by frame instead of in batches. `format` and `options` are FFmpeg's. Closing the iterator
+        ends its threads. Raises DataError where the source cannot be read, after the frames that could.
+        """
+        frames = read_moving(
+            source, every=self.every, fps=self.fps, folder_fps=folder_fps, format=format, options=options
+        )
+        return self.see_frames(frames, str(source), live=live)
+
+    def see_frames(self, frames: Iterable[VideoFrame], source: str, *, live: bool = False) -> Iterator[Seen]:
+        """The same for frames that come in playing order; decoding, detection and recognition run at the same time."""
+        ahead = 1 if live else AHEAD
+        followed = prefetched(self._followed(prefetched(frames, ahead), live), ahead)
+        if self.model.input.modality == "video":
+            windows = FaceWindows(self.model.input, self.window, self.stride)
+            yield from self._see_windows(followed, windows, source, ahead)
+            return
+        smoothing = Smoothing(self.smoothing)
+        for batch in _batches(followed, ahead):
+            crops = [self._crops(frame.pixels, faces) for frame, faces in batch]
+            probs = iter(self.probs(np.concatenate(crops)))
+            for frame, faces in batch:
+                yield Seen(frame, [_result(source, frame, f, smoothing(f.id, frame.time, next(probs))) for f in faces])
+
+    def see_images(
+        self, named: Iterable[tuple[str, str | Path | Pixels | Any]]
+    ) -> Iterator[tuple[str, Pixels | DataError, list[FaceResult]]]:
+        """(name, pixels, results) of each (name, image), in order; a DataError in place of pixels that cannot be read.
+
+        Reading runs ahead in a thread; images are searched and recognised in batches.
+        """
+        for batch in _batches(prefetched(_read(named), 2 * AHEAD), AHEAD):
+            pixels = [image for _, image in batch if not isinstance(image, DataError)]
+            found = iter(self._faces_in(pixels))
+            faces = [[] if isinstance(image, DataError) else next(found) for _, image in batch]
+            crops = [
+                self._crops(image, of)
+                for (_, image), of in zip(batch, faces, strict=True)
+                if isinstance(image, np.ndarray)
+            ]
+            probs = iter(self.probs(np.concatenate(crops)) if crops else ())
+            for (name, image), of in zip(batch, faces, strict=True):
+                still = VideoFrame(0, 0.0, np.empty((0, 0, 3), np.uint8))
+                yield name, image, [_result(name, still, face, next(probs)) for face in of]
+
+    def probs(self, crops: Pixels) -> NDArray[np.float32]:
+        """Probs (N, K) of face crops: (N, H, W, 3) uint8 for a model of stills, (N, T, H, W, 3) for one of clips."""
+        spec = self.model.input
+        if crops.ndim == 4 and crops.shape[1:3] != (spec.size, spec.size) and len(crops):
+            crops = resize(crops, spec.size, spec.resize)
+        out = [np.empty((0, len(self.labels)), np.float32)]
+        for start in range(0, len(crops), self.batch_size):
+            frames = torch.from_numpy(np.ascontiguousarray(crops[start : start + self.batch_size]))
+            with torch.inference_mode(), self.model.autocast():
+                logits = self.model.logits(frames.to(self.model.device))
+            out.append(logits.float().softmax(dim=-1).cpu().numpy())
+        return np.concatenate(out)
+
+    # --- faces -------------------------------------------------------------------------------------------------------
+
+    def _followed(self, frames: Iterable[VideoFrame], live: bool) -> Iterator[tuple[VideoFrame, list[TrackedFace]]]:
+        source = iter(frames)
+        first = next(source, None)
+        if first is None:
+            return
+        rest = chain([first], source)
+        try:
+            if self._is_face(first.pixels):
+                for frame in rest:
+                    yield frame, [_whole(frame.pixels)]
+                return
+            every, batch = (1, 1) if live else (self.detect_every, max(1, AHEAD // self.detect_every))
+            yield from follow_faces(rest, self._finder(VIDEO_SIZES), detect_every=every, batch_size=batch)
+        finally:
+            close = getattr(frames, "close", None)
+            if close:
+                close()
+
+    def _faces_in(self, images: Sequence[Pixels]) -> list[list[TrackedFace]]:
+        """Faces of stills: by size and place as the detector gives them, numbered from 0."""
+        searched = [image for image in images if not self._is_face(image)]
+        found = iter(self._finder(PHOTO_SIZES).find(searched) if searched else ())
+        return [
+            [_whole(image)]
+            if self._is_face(image)
+            else [TrackedFace(i, face.box, face.score, face.landmarks) for i, face in enumerate(next(found))]
+            for image in images
+        ]
+
+    def _is_face(self, pixels: Pixels) -> bool:
+        if self.faces == "auto":
+            height, width = pixels.shape[:2]
+            return height == width <= TINY
+        return not self.faces
+
+    def _finder(self, sizes: Sequence[int]) -> FaceFinder:
+        if sizes not in self._finders:
+            self._finders[sizes] = FaceFinder(self.crop, self._device, sizes=sizes, threads=self._threads)
+        return self._finders[sizes]
+
+    def _crops(self, pixels: Pixels, faces: Sequence[TrackedFace]) -> Pixels:
+        """Crops (N, size, size, 3) of the model's size; a picture that is a face is resized as the model's input is."""
+        spec = self.model.input
+        if not faces:
+            return np.empty((0, spec.size, spec.size, 3), np.uint8)
+        if self._is_face(pixels):
+            return resize(pixels[None], spec.size, spec.resize)
+        crops = crop_faces(pixels, faces, self.crop)
+        return crops if self.crop.size == spec.size else resize(crops, spec.size, spec.resize)
+
+    # --- clips -------------------------------------------------------------------------------------------------------
+
+    def _see_windows(
+        self,
+        followed: Iterator[tuple[VideoFrame, list[TrackedFace]]],
+        windows: FaceWindows,
+        source: str,
+        ahead: int,
+    ) -> Iterator[Seen]:
+        """Frames wait until no window can have its middle there any more."""
+        waiting: dict[int, Seen] = {}
+        for batch in _batches(followed, ahead):
+            for frame, faces in batch:
+                waiting[frame.index] = Seen(frame, [])
+                windows.add(frame, faces, self._crops(frame.pixels, faces))
+            self._place(windows, source, waiting)
+            for index in [index for index in waiting if index < windows.settled]:
+                yield waiting.pop(index)
+        windows.finish()
+        self._place(windows, source, waiting)
+        yield from waiting.values()
+
+    def _place(self, windows: FaceWindows, source: str, waiting: dict[int, Seen]) -> None:
+        ready = windows.take()
+        if not ready:
+            return
+        probs = self.probs(np.stack([window.clip for window in ready]))
+        for window, p in zip(ready, probs, strict=True):
+            seen = waiting[window.frame.index]
+            seen.results.append(_result(source, window.frame, window.face, p, window.frames))
+
+
+def _numbered(images: Iterable[Any]) -> Iterator[tuple[int, tuple[Any, Any]]]:
+    return enumerate((image, image) for image in images)
+
+
+def _read(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Pixels | DataError]]:
+    for name, image in named:
+        try:
+            yield name, _pixels(name, image)
+        except DataError as error:
+            yield name, error
+
+
+def _pixels(name: str, image: Any) -> Pixels:
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+        raise DataError(f"{name} is an array {array.shape} of {array.dtype}", "Give (H, W, 3) uint8 RGB.")
+    return array
+
+
+def _whole(pixels: Pixels) -> TrackedFace:
+    return TrackedFace(0, (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])), 1.0)
+
+
+def _result(source: str, frame: VideoFrame, face: TrackedFace, probs: NDArray, frames: int = 1) -> FaceResult:
+    return FaceResult(source, frame.index, frame.time, face.id, face.box, face.score, tuple(probs.tolist()), frames)
+
+
+def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items; an exception of the iterator is raised after the items before it."""
+    batch: list[Any] = []
+    try:
+        for item in items:
+            batch.append(item)
+            if len(batch) == size:
+                full, batch = batch, []
+                yield full
+    except DataError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch

@@ -1,0 +1,104 @@
+"""Everything that moves as frames with times: video files, streams, devices, animated images, folders of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ecstfl_cli.errors import DataError
+from ecstfl_cli.media.decode import read_image
+from ecstfl_cli.media.frames import VIDEO_SUFFIXES, frame_names
+from ecstfl_cli.media.video import VideoFrame, read_video
+
+ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng"})
+# Frames a second of a folder of frames, which does not say.
+FOLDER_FPS = 25.0
+# What browsers take for frames of an animation that have no duration.
+_ANIMATION_SECONDS = 0.1
+
+
+def is_stream(source: str | Path) -> bool:
+    """Whether a source is an address (`rtsp://…`, `http://…`) and not a path."""
+    return isinstance(source, str) and "://" in source
+
+
+def is_moving(source: str | Path) -> bool:
+    """Whether a source has frames: a stream, a folder, a video by its ending, or an image with more than one frame."""
+    if is_stream(source):
+        return True
+    path = Path(source)
+    return path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES or is_animated(path)
+
+
+def is_animated(path: Path) -> bool:
+    """Whether an image file holds more than one frame. False where it cannot be read."""
+    if path.suffix.lower() not in ANIMATED_SUFFIXES:
+        return False
+    try:
+        with Image.open(path) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except Exception:  # Pillow's readers raise almost anything on broken files; reading it says what.
+        return False
+
+
+def read_moving(
+    source: str | Path,
+    *,
+    every: int = 1,
+    fps: float | None = None,
+    folder_fps: float = FOLDER_FPS,
+    format: str | None = None,
+    options: dict[str, str] | None = None,
+) -> Iterator[VideoFrame]:
+    """Frames of a source, one at a time; see read_video for the arguments. A folder plays at `folder_fps`.
+
+    Raises DataError where it cannot be read.
+    """
+    path = Path(source)
+    if not format and not is_stream(source):
+        if path.is_dir():
+            yield from _thinned(_folder(path, folder_fps), every, fps)
+            return
+        if is_animated(path):
+            yield from _thinned(_animation(path), every, fps)
+            return
+    yield from read_video(source, every=every, fps=fps, format=format, options=options)
+
+
+def _thinned(frames: Iterator[VideoFrame], every: int, fps: float | None) -> Iterator[VideoFrame]:
+    taken = -1
+    for frame in frames:
+        if fps is None:
+            if frame.index % every == 0:
+                yield frame
+        elif int((frame.time + 5e-4) * fps) > taken:
+            taken = int((frame.time + 5e-4) * fps)
+            yield frame
+
+
+def _folder(path: Path, fps: float) -> Iterator[VideoFrame]:
+    try:
+        names = frame_names(path)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {path}: {error.strerror}") from error
+    if not names:
+        raise DataError(f"folder {path} holds no images")
+    for index, name in enumerate(names):
+        yield VideoFrame(index, index / fps, read_image(path / name))
+
+
+def _animation(path: Path) -> Iterator[VideoFrame]:
+    time = 0.0
+    try:
+        with Image.open(path) as image:
+            for index in range(getattr(image, "n_frames", 1)):
+                image.seek(index)
+                rgba = image.convert("RGBA")
+                black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+                yield VideoFrame(index, time, np.array(Image.alpha_composite(black, rgba).convert("RGB")))
+                time += (image.info.get("duration") or 1000 * _ANIMATION_SECONDS) / 1000
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read animation {path}: {error}") from error
