@@ -326,7 +326,7 @@ def _read(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Pixels | Data
 def _pixels(name: str, image: Any) -> Pixels:
     if isinstance(image, str | Path):
         return read_image(Path(image))
-    array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    array = np.array(image.convert("RGB")) if hasattr(image, "convert") else np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise DataError(f"{name} is an array {array.shape} of {array.dtype}", "Give (H, W, 3) uint8 RGB.")
     return array

@@ -174,9 +174,7 @@ def test_importing_the_package_is_quick_although_it_offers_the_recogniser() -> N
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_faces_of_real_pictures_and_videos_are_found(
-    real_data: Callable, tmp_path: Path
-) -> None:
+def test_faces_of_real_pictures_and_videos_are_found(real_data: Callable, tmp_path: Path) -> None:
     media = real_data("media")
     recogniser = Recogniser(save_small_model(tmp_path / "m.safetensors", "img"), device="cpu")
     assert len(recogniser.images([media / "multi_face.jpg"])) == 5

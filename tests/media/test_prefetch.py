@@ -16,10 +16,9 @@ def test_items_keep_their_order_and_an_error_comes_after_them() -> None:
         yield from range(5)
         raise ValueError("broken")
 
-    got = []
+    got: list[int] = []
     with pytest.raises(ValueError, match="broken"):
-        for item in prefetched(items(), 2):
-            got.append(item)
+        got.extend(prefetched(items(), 2))
     assert got == list(range(5))
 
 

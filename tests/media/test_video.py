@@ -21,7 +21,8 @@ def write_video(path: Path, times: list[float], size: tuple[int, int] = (64, 48)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.time_base = stream.time_base = Fraction(1, 3000)
         for k, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), 10 + 6 * k, np.uint8), format="rgb24")
+            pixels = np.full((size[1], size[0], 3), min(255, 10 + 6 * k), np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = round(time * 3000), Fraction(1, 3000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
