@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecstfl_cli.report.palette import expression_colours, text_on
 from ecstfl_cli.report.thumbnails import Thumbnail
 
 
@@ -63,25 +64,63 @@ def time_span(seconds: float) -> str:
     return f"{whole // 3600} h {whole // 60 % 60} min"
 
 
-def shares_bar(shares: NDArray[np.float64], names: Sequence[str], colours: Sequence[str]) -> Markup:
-    """Parts of a whole, (K,) that sum to 1, as a bar with a part for each class of 1 in 200 and more."""
-    if not len(shares):
-        return Markup("")
-    shown = [k for k in range(len(shares)) if shares[k] >= 0.005]
-    texts = [f"{names[k]} {100 * shares[k]:.0f}%" for k in sorted(shown, key=lambda k: -shares[k])]
-    parts = [
-        tag(
-            "i",
-            "",
-            style=f"width:{100 * shares[k]:.2f}%;background:{colours[k]}",
-            title=f"{names[k]} {100 * shares[k]:.0f}%",
-        )
-        for k in shown
-    ]
-    return tag("div", join(*parts), class_="shares", role="img", aria_label=", ".join(texts))
+def percent(share: float) -> str:
+    """0 to 1 as `46%`; what is not quite nothing is `<1%`."""
+    return f"{100 * share:.0f}%" if share >= 0.01 or share == 0 else "<1%"
+
+
+def count(n: int, word: str) -> str:
+    """`1 face`, `2,400 faces`."""
+    return f"{n:,} {word}" + ("" if n == 1 else "s")
+
+
+def sortable_head(*columns: tuple[str, str]) -> Markup:
+    """The head of a table that the page's script sorts: names, each with `number` or an empty text."""
+    cells = [tag("th", tag("button", name, type="button"), scope="col", class_=kind or None) for name, kind in columns]
+    return tag("thead", tag("tr", join(*cells)))
+
+
+def search_field(selector: str, label: str) -> Markup:
+    """A field that hides those of the elements whose text does not have what is typed."""
+    return tag("input", None, type="search", data_filter=selector, placeholder=label, aria_label=label)
 
 
 def thumbnail_image(thumbnail: Thumbnail, alt: str) -> Markup:
     """The picture inside of the page."""
     data = base64.b64encode(thumbnail.jpeg).decode()
     return tag("img", None, src=f"data:image/jpeg;base64,{data}", alt=alt, width=112, height=112, loading="lazy")
+
+
+class Classes:
+    """The K classes with their colours, as parts of a page."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self.colours = expression_colours(self.names)
+        self.inks = [text_on(colour) for colour in self.colours]
+
+    def swatch(self, k: int) -> Markup:
+        """A small field of the class's colour."""
+        return tag("span", "", class_="swatch", style=f"background:{self.colours[k]}", aria_hidden="true")
+
+    def named(self, k: int) -> Markup:
+        """The class's name beside its colour."""
+        return tag("span", join(self.swatch(k), self.names[k]), class_="expression")
+
+    def bar(self, shares: NDArray[np.float64]) -> Markup:
+        """Parts of a whole, (K,) that sum to 1, as a bar with a part for each class of 1 in 200 and more."""
+        if not len(shares):
+            return Markup("")
+        shown = [k for k in range(len(shares)) if shares[k] >= 0.005]
+        texts = {k: f"{self.names[k]} {percent(shares[k])}" for k in sorted(shown, key=lambda k: -shares[k])}
+        parts = [
+            tag("i", "", style=f"width:{100 * shares[k]:.2f}%;background:{self.colours[k]}", title=texts[k])
+            for k in shown
+        ]
+        return tag("div", join(*parts), class_="shares", role="img", aria_label=", ".join(texts.values()))
+
+    def key(self, shares: NDArray[np.float64]) -> Markup:
+        """What a bar's parts are, the largest first."""
+        order = [k for k in (-shares).argsort(kind="stable").tolist() if shares[k] > 0]
+        items = [tag("li", join(self.swatch(k), f"{self.names[k]} {percent(shares[k])}")) for k in order]
+        return tag("ul", join(*items), class_="key")

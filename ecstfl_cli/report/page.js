@@ -6,7 +6,8 @@
   const SVG = "http://www.w3.org/2000/svg";
   const LEFT = 38, RIGHT = 8, TOP = 8, PLOT = 150, STRIP = 20, GAP = 6, AXIS = 22;
   const HEIGHT = TOP + PLOT + GAP + STRIP + AXIS;
-  const LAZY = 40;
+  // Charts that are drawn at once, pixels of a mean where points are dense, and rows of a table that is printed.
+  const LAZY = 40, PART = 4, PRINTED = 60;
 
   const svg = (name, attributes, parent) => {
     const node = document.createElementNS(SVG, name);
@@ -67,6 +68,7 @@
       this.tip = element.appendChild(document.createElement("div"));
       this.tip.className = "tip";
       this.tip.hidden = true;
+      this.coarse = element.closest(".face").querySelector(".coarse");
       this.readout = document.getElementById(element.dataset.readout);
       view.charts.push(this);
       this.listen();
@@ -118,25 +120,43 @@
       return [Math.max(0, before(times, this.view.from * 1000)), Math.min(times.length - 1, before(times, this.view.to * 1000) + 1)];
     }
 
-    series(group) {
+    // The points in sight; where they are closer than pixels can show, means over equal parts of the time.
+    points() {
       const { t, p, gap } = this.face;
       const [first, last] = this.sight();
+      const width = 1000 * PART * (this.view.to - this.view.from) / this.room;
+      this.coarse.textContent = "";
+      if (last - first < this.room / 2) return { t: t.slice(first, last + 1), p: p.map((values) => values.slice(first, last + 1)), gap };
+      const times = [], means = p.map(() => []);
+      for (let i = first; i <= last;) {
+        const part = Math.floor(t[i] / width);
+        let end = i + 1;
+        while (end <= last && Math.floor(t[end] / width) === part && t[end] - t[end - 1] <= gap) end++;
+        const mean = (values) => { let sum = 0; for (let j = i; j < end; j++) sum += values[j]; return sum / (end - i); };
+        times.push(mean(t));
+        p.forEach((values, k) => means[k].push(mean(values)));
+        i = end;
+      }
+      this.coarse.textContent = `At this zoom the lines are means of ${(width / 1000).toPrecision(2)} s.`;
+      return { t: times, p: means, gap: Math.max(gap, 2.5 * width) };
+    }
+
+    series(group) {
+      const { t, p, gap } = this.points();
+      const xs = t.map((time) => this.x(time / 1000).toFixed(1));
       const base = this.y(0).toFixed(1);
+      const fresh = t.map((time, i) => i === 0 || time - t[i - 1] > gap);
       p.forEach((values, k) => {
-        if (!shown[k]) return;
-        let line = "", area = "", start = 0;
-        for (let i = first; i <= last; i++) {
-          const x = this.x(t[i] / 1000).toFixed(1), y = this.y(values[i]).toFixed(1);
-          const fresh = i === first || t[i] - t[i - 1] > gap;
-          if (fresh && i > first) area += `L${this.x(t[i - 1] / 1000).toFixed(1)} ${base}Z`;
-          if (fresh) { start = i; area += `M${x} ${base}`; }
-          line += `${fresh ? "M" : "L"}${x} ${y}`;
-          area += `L${x} ${y}`;
+        if (!shown[k] || !t.length) return;
+        let line = "", area = "";
+        values.forEach((value, i) => {
+          const y = this.y(value).toFixed(1);
+          const ends = i + 1 === t.length || fresh[i + 1];
+          line += `${fresh[i] ? "M" : "L"}${xs[i]} ${y}`;
+          area += `${fresh[i] ? `M${xs[i]} ${base}` : ""}L${xs[i]} ${y}${ends ? `L${xs[i]} ${base}Z` : ""}`;
           // A point alone is a short line.
-          if (start === i && (i === last || t[i + 1] - t[i] > gap)) line += "h3";
-        }
-        if (!line) return;
-        area += `L${this.x(t[last] / 1000).toFixed(1)} ${base}Z`;
+          if (fresh[i] && ends) line += "h3";
+        });
         svg("path", { class: "area", d: area, fill: data.colours[k] }, group);
         svg("path", { class: "line", d: line, stroke: data.colours[k] }, group);
       });
@@ -304,8 +324,17 @@
       wide = window.innerWidth;
       charts.forEach((chart) => chart.drawn && chart.draw());
     });
+    const opened = [];
     window.addEventListener("beforeprint", () => {
-      document.querySelectorAll("details").forEach((details) => { details.open = true; });
+      for (const details of document.querySelectorAll("details:not([open])")) {
+        if (details.querySelectorAll("tr").length > PRINTED) continue;
+        details.open = true;
+        opened.push(details);
+      }
+      charts.forEach((chart) => chart.draw(720));
+    });
+    window.addEventListener("afterprint", () => {
+      opened.splice(0).forEach((details) => { details.open = false; });
       charts.forEach((chart) => chart.draw());
     });
   }

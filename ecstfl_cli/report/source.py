@@ -21,8 +21,8 @@ from ecstfl_cli.report.timeline import (
     timelines,
 )
 
-# Points of a chart's lines; about what a wide screen has pixels.
-POINTS = 2000
+# Points of a chart's lines: more than a screen shows at once, for zooming in.
+POINTS = 6000
 # Faces of one source that the report shows, those seen longest.
 FACES = 24
 
