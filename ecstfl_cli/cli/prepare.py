@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from ecstfl_cli.engine.prepare import Prepared
 
+# What fits into a terminal of 80 columns.
+_SPLITS_ACROSS, _CLASSES_ACROSS = 4, 8
+
 
 def register(app: typer.Typer) -> None:
     """Add the command `prepare`."""
@@ -175,22 +178,31 @@ def _print_rerooted(done: Prepared) -> None:
 
 
 def _counts_table(manifest: dict[str, Any]) -> Table:
-    """Classes down, splits across."""
+    """Classes down and splits across; the other way round where there are folds."""
     from rich.table import Table
 
     labels = manifest["label_map"] or "no label map"
     if not isinstance(labels, str):
         labels = f"{len(labels)} classes of its own"
-    table = Table(title=f"{manifest['name']} ({manifest['modality']}, {labels})", title_justify="left")
-    table.add_column("class")
-    counts = manifest["counts"]
-    for split in counts:
-        table.add_column(_escaped(split), justify="right")
+    counts: dict[str, dict[str, int]] = manifest["counts"]
     classes = list(dict.fromkeys(name for split in counts.values() for name in split))
-    for i, name in enumerate(classes):
-        last = i == len(classes) - 1
-        table.add_row(_escaped(name), *(str(split.get(name, 0)) for split in counts.values()), end_section=last)
-    table.add_row("all", *(str(manifest["samples"][split]) for split in counts))
+    title = f"{manifest['name']} ({manifest['modality']}, {labels})"
+    if len(counts) <= _SPLITS_ACROSS:
+        table = Table("class", title=title, title_justify="left")
+        for split in counts:
+            table.add_column(_escaped(split), justify="right")
+        for i, name in enumerate(classes):
+            cells = [str(split.get(name, 0)) for split in counts.values()]
+            table.add_row(_escaped(name), *cells, end_section=i == len(classes) - 1)
+        table.add_row("all", *(str(manifest["samples"][split]) for split in counts))
+        return table
+    table = Table("split", title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    # More classes than fit beside each other are in the manifest.
+    shown = classes if len(classes) <= _CLASSES_ACROSS else []
+    for name in [*shown, "all"]:
+        table.add_column(_escaped(name), justify="right")
+    for split, found in counts.items():
+        table.add_row(_escaped(split), *(str(found.get(name, 0)) for name in [*shown]), str(manifest["samples"][split]))
     return table
 
 

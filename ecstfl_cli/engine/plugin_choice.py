@@ -80,7 +80,7 @@ def _further_down(root: Path, names: Sequence[str]) -> str:
 
 def _instance(name: str, options: Mapping[str, Any]) -> DatasetPlugin:
     target = registry.load("datasets", name)
-    known = _options_of(target) if isinstance(target, type) else {}
+    known = options_of(target) if isinstance(target, type) else {}
     takes = f"Its options and defaults: {', '.join(f'{k}={v}' for k, v in known.items()) or 'none'}."
     for key, value in options.items():
         if key not in known:
@@ -91,7 +91,7 @@ def _instance(name: str, options: Mapping[str, Any]) -> DatasetPlugin:
     return target(**options) if isinstance(target, type) else target
 
 
-def _options_of(target: Callable[..., Any]) -> dict[str, Any]:
+def options_of(target: Callable[..., Any]) -> dict[str, Any]:
     """Names and defaults of a class's keyword arguments."""
     parameters = inspect.signature(target).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

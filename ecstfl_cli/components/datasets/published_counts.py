@@ -1,4 +1,4 @@
-"""How many samples each release has by what is published, for checking what is on disk."""
+"""How many samples each release has by what is published; docs/datasets.md shows the table."""
 
 from __future__ import annotations
 

@@ -14,8 +14,9 @@ from releases import fer2013 as build_fer2013
 
 from ecstfl_cli import pathfile, registry
 from ecstfl_cli.components.datasets.published_counts import _COUNTS, published_counts
+from ecstfl_cli.components.label_maps import dfew as dfew_map
 from ecstfl_cli.engine.extra_columns import read_extra_columns
-from ecstfl_cli.engine.plugin_choice import FALLBACKS
+from ecstfl_cli.engine.plugin_choice import FALLBACKS, options_of
 from ecstfl_cli.labels import LabelMap, label_map_from
 from ecstfl_cli.media.frames import frame_names
 
@@ -186,3 +187,24 @@ def test_published_counts_of_classes_add_up(release: str, split: str, samples: i
 def test_nothing_is_published_of_a_data_set_of_ones_own() -> None:
     assert published_counts("holiday", "train") is None
     assert published_counts("dfew", "fold6_train") is None
+
+
+# --- the guide -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", registry.index("datasets"))
+def test_the_guide_has_every_data_set_with_its_options_and_defaults(name: str) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    (row,) = [line for line in guide.splitlines() if line.startswith(f"| `{name}` ")]
+    for option, default in options_of(registry.load("datasets", name)).items():
+        assert f"`{option}={default}`" in row
+
+
+def test_a_data_set_with_folds_is_shown_one_split_a_line(cli, tmp_path: Path) -> None:
+    dfew(tmp_path / "data")
+    lines = [
+        line.split() for line in cli("prepare", "--data-root", tmp_path / "data", cwd=tmp_path).stdout.splitlines()
+    ]
+    assert ["split", *dfew_map.names, "all"] in lines
+    assert ["fold1_train", "0", "0", "0", "1", "0", "0", "1", "2"] in lines
+    assert lines[-1] == ["Next:", "ecstfl", "finetune", "recipes/dfew.yaml"]
