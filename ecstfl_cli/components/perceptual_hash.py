@@ -38,7 +38,9 @@ def phash(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """pHash of grey copies (N, 32, 32), as (N,) integers."""
     basis = _cosines()
     low = (basis @ grey.astype(np.float32) @ basis.T).reshape(-1, _LOW * _LOW)
-    bits = low > np.median(low, axis=1, keepdims=True)
+    middle = _LOW * _LOW // 2
+    median = np.sort(low, axis=1)[:, middle - 1 : middle + 1].mean(axis=1, keepdims=True)
+    bits = low > median
     return np.packbits(bits, axis=1).view(">u8").astype(np.uint64).reshape(-1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecstfl_cli.components.perceptual_hash import near_pairs, standardised
-from ecstfl_cli.engine.check.findings import TOLERANCE, Finding, Item, Verdict, counted, item
+from ecstfl_cli.engine.check.findings import ITEMS, TOLERANCE, Finding, Item, Verdict, counted, item
 from ecstfl_cli.engine.check.reading import Readings
 from ecstfl_cli.engine.check.target import CheckTarget, Split
 
@@ -156,42 +156,60 @@ def check_across_splits(target: CheckTarget, likeness: Likeness) -> Finding:
 
 def check_near(target: CheckTarget, likeness: Likeness) -> list[Finding]:
     """Pairs that look alike without being identical, within a split and across the splits of a fold."""
-    rows = [_first_rows(split, likeness.content) for split in target.splits]
-    within: list[Item] = []
-    across: list[Item] = []
-    leaked: dict[str, set[int]] = {}
-    for a, b in likeness.near.tolist():
-        for i, split in enumerate(target.splits):
-            if a in rows[i] and b in rows[i]:
-                within.append(_near_item(target, split, rows[i][b], split, rows[i][a]))
-            for j, other in enumerate(target.splits[:i]):
-                if other.fold != split.fold:
-                    continue
-                for x, y in ((a, b), (b, a)):
-                    if x in rows[j] and y in rows[i]:
-                        across.append(_near_item(target, split, rows[i][y], other, rows[j][x]))
-                        leaked.setdefault(split.name, set()).add(y)
-    return [_near_within(within), _near_across(target, across, leaked)]
+    first = [_first_rows(split, likeness.content) for split in target.splits]
+    return [_near_within(target, likeness, first), _near_across(target, likeness, first)]
 
 
-def _near_within(items: list[Item]) -> Finding:
-    if not items:
+def _first_rows(split: Split, content: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each content the first row of a split that has it, -1 where none has."""
+    rows = np.full(len(content), -1)
+    rows[content[split.samples][::-1]] = np.arange(len(split.samples))[::-1]
+    return rows
+
+
+def _near_within(target: CheckTarget, likeness: Likeness, first: list[NDArray[np.int64]]) -> Finding:
+    items: list[Item] = []
+    counts: dict[str, int] = {}
+    for split, rows in zip(target.splits, first, strict=True):
+        pairs = rows[likeness.near]
+        pairs = np.sort(pairs[(pairs >= 0).all(axis=1)], axis=1)
+        if len(pairs):
+            counts[split.name] = len(pairs)
+        items += [_near_item(target, split, row, split, other) for other, row in pairs[: ITEMS - len(items)].tolist()]
+    if not counts:
         return Finding("near copies", "ok", "no two samples of a split look alike")
+    told = ", ".join(f"{n:,} in {name}" for name, n in counts.items())
     advice = "Recropped or re-encoded copies, or shots of one scene: they weigh more than others in training."
-    return Finding("near copies", "note", f"pairs that look alike: {_per_split(items)}", items, advice)
+    return Finding("near copies", "note", f"pairs that look alike: {told}", items, advice, sum(counts.values()))
 
 
-def _near_across(target: CheckTarget, items: list[Item], leaked: dict[str, set[int]]) -> Finding:
-    if not any(True for _ in _pairs_of_splits(target)):
+def _near_across(target: CheckTarget, likeness: Likeness, first: list[NDArray[np.int64]]) -> Finding:
+    items: list[Item] = []
+    found = 0
+    leaked: dict[str, set[int]] = {}
+    rows_of = dict(zip([split.name for split in target.splits], first, strict=True))
+    for left, right in _pairs_of_splits(target):
+        for order in ([0, 1], [1, 0]):
+            one, other = likeness.near[:, order].T
+            pairs = np.stack((rows_of[left.name][one], rows_of[right.name][other]), axis=1)
+            pairs = pairs[(pairs >= 0).all(axis=1)]
+            found += len(pairs)
+            leaked.setdefault(right.name, set()).update(pairs[:, 1].tolist())
+            items += [
+                _near_item(target, right, row, left, before) for before, row in pairs[: ITEMS - len(items)].tolist()
+            ]
+    if not leaked:
         return Finding("near across splits", "skipped", "there is one split only")
-    if not items:
+    if not found:
         return Finding("near across splits", "ok", "no two samples of different splits look alike")
     sizes = {split.name: len(split.samples) for split in target.splits}
-    shares = {name: len(samples) / sizes[name] for name, samples in leaked.items()}
-    texts = [f"{len(leaked[name]):,} of {sizes[name]:,} ({share:.1%}) in {name}" for name, share in shares.items()]
+    shares = {name: len(rows) / sizes[name] for name, rows in leaked.items() if rows}
+    told = ", ".join(
+        f"{len(leaked[name]):,} of {sizes[name]:,} ({share:.1%}) in {name}" for name, share in shares.items()
+    )
     verdict: Verdict = "wrong" if max(shares.values()) > TOLERANCE else "note"
     advice = "Look at them: copies of what was trained on make a score too high; shots of one person do so too."
-    return Finding("near across splits", verdict, f"like a sample of another split: {', '.join(texts)}", items, advice)
+    return Finding("near across splits", verdict, f"like a sample of another split: {told}", items, advice, found)
 
 
 def _near_item(target: CheckTarget, split: Split, row: int, other: Split, other_row: int) -> Item:
@@ -200,12 +218,6 @@ def _near_item(target: CheckTarget, split: Split, row: int, other: Split, other_
     differ = f" ({labels[0]} and {labels[1]})" if len(set(labels)) > 1 else ""
     where = f" in {other.name}" if other is not split else ""
     return item(split, row, path, f"looks like {like}{where}{differ}", like=like, also_in=other.name, labels=labels)
-
-
-def _first_rows(split: Split, content: NDArray[np.int64]) -> dict[int, int]:
-    """The first row of each distinct content."""
-    values, rows = np.unique(content[split.samples], return_index=True)
-    return dict(zip(values.tolist(), rows.tolist(), strict=True))
 
 
 def _distinct_samples(split: Split) -> Iterator[tuple[int, int]]:

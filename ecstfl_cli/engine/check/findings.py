@@ -14,6 +14,8 @@ from ecstfl_cli.engine.check.target import CheckTarget, Split
 
 # `wrong` would corrupt a result, `note` is worth knowing, `skipped` could not be looked at.
 Verdict = Literal["ok", "note", "wrong", "skipped"]
+# Items of one check that are kept: the report lists so many, and says how many more there are.
+ITEMS = 2000
 # The share of a split from which noise that releases are known to carry changes what a result means.
 TOLERANCE = 0.01
 
@@ -22,8 +24,9 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's verdict. `items` are all that it is about, each with `where`, `path` and `problem`; `advice` says
-    what to do.
+    """One check's verdict. `items` are what it is about, each with `where`, `path` and `problem`.
+
+    `advice` says what to do; `found` is the number of items where they are more than are kept.
     """
 
     check: str
@@ -31,6 +34,12 @@ class Finding:
     summary: str
     items: list[Item] = field(default_factory=list)
     advice: str = ""
+    found: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many items there are, kept or not."""
+        return len(self.items) if self.found is None else self.found
 
     @property
     def example(self) -> str:

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ecstfl_cli import __version__
-from ecstfl_cli.engine.check.findings import Finding, Verdict
+from ecstfl_cli.engine.check.findings import ITEMS, Finding, Verdict
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.pathfile import write_atomically
 
 FORMAT = "ecstfl-check/1"
-# Items of one check that the file lists; it says how many more there are.
-ITEMS = 2000
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,10 @@ class CheckReport:
                 finding.check: {
                     "verdict": finding.verdict,
                     "summary": finding.summary,
-                    "count": len(finding.items),
+                    "count": finding.count,
                     "advice": finding.advice,
                     "items": finding.items[:ITEMS],
-                    "items_left_out": max(0, len(finding.items) - ITEMS),
+                    "items_left_out": max(0, finding.count - ITEMS),
                 }
                 for finding in self.findings
             },

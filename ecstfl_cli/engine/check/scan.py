@@ -164,7 +164,7 @@ def _frames(path: str, modality: Modality) -> Iterator[tuple[str, bool, _Frame]]
 
 def _evenly(n: int) -> list[int]:
     """Indices of the key frames of n frames."""
-    return np.unique(np.linspace(0, n - 1, KEY_FRAMES).round().astype(int)).tolist() if n else []
+    return sorted({round(k * (n - 1) / (KEY_FRAMES - 1)) for k in range(KEY_FRAMES)}) if n else []
 
 
 def _video(path: str) -> Iterator[_Frame]:
