@@ -49,35 +49,41 @@ class Readings:
 
 
 def read_all(locations: Sequence[str], modality: Modality, folder: Path, reporter: Reporter) -> Readings:
-    """Read every sample; what is read is kept in `folder` every few seconds, so that nothing is lost when stopped."""
+    """Read every sample; what is read is kept in `folder` every few seconds, so that little is lost when stopped."""
     with ScanCache(folder, reporter) as cache:
-        size = 64 * _CHUNK[modality]
-        listings: list[Listing] = []
-        with reporter.progress("looking up", len(locations), KIND[modality]) as advance:
-            for found in _in_threads(partial(look, modality=modality), locations, size):
-                listings += found
-                advance(len(found))
+        listings = _look_at_all(locations, modality, reporter)
         scans = [
             None if listing.problem else cache.get(path, listing.stamp)
             for path, listing in zip(locations, listings, strict=True)
         ]
-        new = [i for i, known in enumerate(scans) if known is None and not listings[i].problem]
-        total = sum(listings[i].n_files for i in new)
-        if len(new) < len(locations) and any(known is not None for known in scans):
-            reporter.note(
-                f"{sum(known is not None for known in scans)} {KIND[modality]} were read before, {len(new)} are new"
-            )
-        n_read, started = 0, time.monotonic()
-        # Closed, not left to the garbage collector: what was read is saved then.
-        with (
-            reporter.progress("reading", total, "files") as advance,
-            closing(_scanned(new, locations, modality, listings, cache)) as results,
-        ):
-            for i, result in results:
-                scans[i] = result
-                advance(listings[i].n_files)
-                n_read += result.n_frames
+        known = sum(scan is not None for scan in scans)
+        new = [i for i, listing in enumerate(listings) if scans[i] is None and not listing.problem]
+        if known:
+            reporter.note(f"{known} {KIND[modality]} were read before, {len(new)} are new")
+        started = time.monotonic()
+        try:
+            # Closed, not left to the garbage collector: what was read is saved then.
+            with (
+                reporter.progress("reading", sum(listings[i].n_files for i in new), "files") as advance,
+                closing(_scanned(new, locations, modality, listings, cache)) as results,
+            ):
+                for i, result in results:
+                    scans[i] = result
+                    advance(listings[i].n_files)
+        except KeyboardInterrupt:
+            reporter.note(f"stopped: what was read is kept in {cache.path}; the same command goes on from there")
+            raise
+        n_read = sum(scan.n_frames for i in new if (scan := scans[i]))
         return Readings(listings, scans, n_read, time.monotonic() - started)
+
+
+def _look_at_all(locations: Sequence[str], modality: Modality, reporter: Reporter) -> list[Listing]:
+    listings: list[Listing] = []
+    with reporter.progress("looking up", len(locations), KIND[modality]) as advance:
+        for found in _in_threads(partial(look, modality=modality), locations, 64):
+            listings += found
+            advance(len(found))
+    return listings
 
 
 def _scanned(

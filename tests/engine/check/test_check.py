@@ -359,8 +359,10 @@ def test_an_interrupted_check_keeps_what_it_has_read(clips) -> None:
 
             yield advance
 
+    reporter = Interrupted()
     with pytest.raises(KeyboardInterrupt):
-        checked(files, Interrupted())
+        checked(files, reporter)
+    assert "the same command goes on from there" in reporter.notes[-1]
     assert [path.name for path in (files[0].parent / "out").iterdir()] == ["checked.sqlite"]
     report = checked(files)
     assert report.facts["frames_read"] == (21 - 9) * 16
