@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,16 @@ from ecstfl_cli.cli import console
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ecstfl_cli.engine.face_crops import FaceCropping
     from ecstfl_cli.engine.prepare import Prepared
+    from ecstfl_cli.engine.prepare_faces import FaceRows
+
+
+class FaceAlign(str, Enum):
+    """How face crops lie; see api.FaceCrop."""
+
+    BOX = "box"
+    EYES = "eyes"
 
 # What fits into a terminal of 80 columns.
 _SPLITS_ACROSS, _CLASSES_ACROSS = 4, 8
@@ -59,6 +69,22 @@ def prepare(
     check_faces: int = typer.Option(
         200, "--check-faces", min=0, help="On how many frames --check looks for a face; 0 looks for none."
     ),
+    faces: bool = typer.Option(
+        False,
+        "--faces",
+        help="Crop the main face of every sample, and list the crops. FILES may then also be videos, images and "
+        "folders of them, without --data-root.",
+    ),
+    detector: str = typer.Option("centerface", "--detector", help="What finds faces; `ecstfl plugins` lists them."),
+    min_score: float = typer.Option(0.5, "--min-score", min=0, max=1, help="Faces scoring less are left out."),
+    align: FaceAlign = typer.Option(
+        FaceAlign.BOX, "--align", help="Crops upright about the box, or turned and sized so that the eyes fit."
+    ),
+    margin: float = typer.Option(0.1, "--margin", min=-0.4, max=2, help="Added on each side, of the square's side."),
+    size: int = typer.Option(224, "--size", min=16, max=4096, help="Height and width of the crops in pixels."),
+    faces_out: Path = typer.Option(None, "--faces-out", help="Folder for the crops, instead of one in --out."),
+    workers: int = typer.Option(None, "--workers", min=1, help="Processes that crop, instead of one a core."),
+    device: str = typer.Option("auto", "--device", help="What the detector runs on: cpu, cuda, auto."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Write path files for a data set, or re-root path files from another machine.
@@ -70,12 +96,14 @@ def prepare(
     --check reads every frame of what was prepared, or of FILES where there is no --data-root, and tells what is
     missing, damaged, listed wrongly, or the same in training and test; the exit code is 1 where that would corrupt a
     result.
+
+    --faces decodes, detects, tracks the main face and crops it, on all cores; run again, it continues. Boxes and scores
+    are in faces.parquet beside the crops. Samples without a face are left out, into a rejects file. docs/faces.md
+    tells more.
     """
     from ecstfl_cli.cli.check_table import check_data
     from ecstfl_cli.engine.plugin_choice import parse_options
     from ecstfl_cli.engine.prepare import prepare_dataset, reroot_files
-    from ecstfl_cli.errors import listing
-    from ecstfl_cli.pathfile import problems_error
 
     reporter = console.TerminalReporter()
     if check and data_root is None:
@@ -83,24 +111,31 @@ def prepare(
         if as_json:
             console.print_json(report)
         raise typer.Exit(report["verdict"] == "wrong")
+    cropping = _cropping(detector, min_score, align, margin, size, faces_out, workers, device) if faces else None
+    plugin: Any = dataset
+    if cropping and files:
+        from ecstfl_cli.engine.prepare_faces import common_root, plugin_for
+
+        plugin, data_root = plugin_for(files, label_map), data_root or common_root(files)
     if data_root is None:
         raise typer.BadParameter("say where the data is with --data-root, or check path files with --check")
     for flag, given in (("--dataset", dataset), ("--option", option), ("--images", images)):
         if files and given:
             raise typer.BadParameter(f"{flag} is for a data root without FILES")
-    if files:
+    if files and not cropping:
         done = reroot_files(
             files, data_root, label_map=label_map, name=name, out=out, skip_bad=skip_bad, reporter=reporter
         )
     else:
         done = prepare_dataset(
             data_root,
-            dataset=dataset,
+            dataset=plugin,
             options=parse_options(option or []),
             label_map=label_map,
             name=name,
             out=out,
             images=images,
+            faces=cropping,
             skip_bad=skip_bad,
             reporter=reporter,
         )
@@ -110,15 +145,53 @@ def prepare(
     if as_json:
         console.print_json(_plain(done, out) | ({"check": report} if report else {}))
     is_wrong = report is not None and report["verdict"] == "wrong"
-    if not done.problems:
-        raise typer.Exit(is_wrong)
-    lost = f"{len(done.problems)} row{'s' * (len(done.problems) > 1)} not found on disk"
-    if not skip_bad:
-        advice = "Check --data-root, or pass --skip-bad to leave them out."
-        raise problems_error(f"{lost}, kept as written", done.problems, advice)
-    rejects = ", ".join(map(str, done.rejects))
-    reporter.warn(f"{lost}, left out, into {rejects}:\n{listing([str(problem) for problem in done.problems])}")
+    _report_problems(done, skip_bad, reporter)
     raise typer.Exit(is_wrong)
+
+
+def _cropping(
+    detector: str,
+    min_score: float,
+    align: FaceAlign,
+    margin: float,
+    size: int,
+    folder: Path | None,
+    workers: int | None,
+    device: str,
+) -> FaceCropping:
+    from ecstfl_cli.api import FaceCrop
+    from ecstfl_cli.engine.face_crops import FaceCropping
+
+    crop = FaceCrop(detector, min_score, align.value, margin, size)
+    return FaceCropping(crop, folder, workers, device)
+
+
+def _report_problems(done: Prepared, skip_bad: bool, reporter: console.TerminalReporter) -> None:
+    """Say which rows were left out. Raises DataError for rows that could not be read, where that is not accepted."""
+    from ecstfl_cli.errors import listing
+    from ecstfl_cli.pathfile import problems_error
+
+    rejects = ", ".join(map(str, done.rejects))
+    for what, problems in (
+        ("without a face, left out, into " + rejects, done.faces.faceless if done.faces else ()),
+        ("cropped in part", done.faces.notes if done.faces else ()),
+    ):
+        if problems:
+            reporter.warn(f"{_rows(len(problems))} {what}:\n{listing([str(problem) for problem in problems])}")
+    if not done.problems:
+        return
+    lost = f"{_rows(len(done.problems))} not found on disk" + (" or unreadable" if done.faces else "")
+    if not skip_bad:
+        kept = f"left out, into {rejects}" if done.faces else "kept as written"
+        advice = "Check --data-root, or pass --skip-bad to leave them out."
+        if done.faces:
+            advice = "Everything else is written. Pass --skip-bad to accept that and exit with 0."
+        raise problems_error(f"{lost}, {kept}", done.problems, advice)
+    reporter.warn(f"{lost}, left out, into {rejects}:\n{listing([str(problem) for problem in done.problems])}")
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count > 1)}"
 
 
 def _plain(done: Prepared, out: Path) -> dict[str, Any]:
@@ -141,7 +214,22 @@ def _plain(done: Prepared, out: Path) -> dict[str, Any]:
         ],
         "unresolved": [{"file": str(p.file), "line": p.line, "path": p.path, "problem": p.text} for p in done.problems],
         "rejects": [str(path) for path in done.rejects],
+        **({"faces": _plain_faces(done.faces)} if done.faces else {}),
         "next": next_command(done),
+    }
+
+
+def _plain_faces(faces: FaceRows) -> dict[str, Any]:
+    def plain(problems: list[Any]) -> list[dict[str, Any]]:
+        return [{"split": str(p.file), "line": p.line, "path": p.path, "problem": p.text} for p in problems]
+
+    return {
+        "folder": str(faces.folder),
+        "table": str(faces.table),
+        "sources": faces.sources,
+        "crops": faces.crops,
+        "without_face": plain(faces.faceless),
+        "in_part": plain(faces.notes),
     }
 
 
@@ -154,7 +242,11 @@ def _show(done: Prepared, out: Path) -> None:
     for file in [*done.manifest["files"].values(), *done.manifest.get("extra", {}).values()]:
         console.out.print(f"wrote {out / file}", markup=False)
     console.out.print(f"wrote {done.path}", markup=False)
-    if done.manifest["label_map"] is None:
+    if done.faces:
+        crops = f"{done.faces.crops} face crops of {done.faces.sources} sources"
+        console.out.print(f"{crops} in {done.faces.folder}, boxes and scores in {done.faces.table}", markup=False)
+    is_labelled = any(set(counts) - {"unknown"} for counts in done.manifest["counts"].values())
+    if done.manifest["label_map"] is None and is_labelled:
         console.err.print(
             "The labels are bare indices without a label map: they will be taken for the recipe's. If they are not, "
             "run this again with --label-map NAME; `ecstfl plugins` lists the label maps.",

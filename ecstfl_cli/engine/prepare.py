@@ -12,8 +12,10 @@ from ecstfl_cli import pathfile
 from ecstfl_cli.api import DatasetPlugin, PathRow, PreparedDataset
 from ecstfl_cli.engine import extra_columns
 from ecstfl_cli.engine import manifest as manifests
+from ecstfl_cli.engine.face_crops import FaceCropping
 from ecstfl_cli.engine.manifest import Split, latest_manifest, read_manifest_for
 from ecstfl_cli.engine.plugin_choice import choose
+from ecstfl_cli.engine.prepare_faces import crop_rows
 from ecstfl_cli.engine.prepared import (
     DEFAULT_OUT,
     Prepared,
@@ -50,12 +52,13 @@ _REROOT = "Lists from another machine are re-rooted by `ecstfl prepare --data-ro
 def prepare_dataset(
     root: Path,
     *,
-    dataset: str | None = None,
+    dataset: str | DatasetPlugin | None = None,
     options: Mapping[str, Any] | None = None,
     label_map: str | None = None,
     name: str | None = None,
     out: Path,
     images: Path | None = None,
+    faces: FaceCropping | None = None,
     skip_bad: bool = False,
     reporter: Reporter,
 ) -> Prepared:
@@ -64,18 +67,24 @@ def prepare_dataset(
     `dataset` names a registered data set, else each is asked whether it recognises `root`; `options` are its keyword
     arguments. `label_map` says whose the indices are where the data set does not; labels of a data set that does are
     joined to it by name. Images of a release that keeps their pixels in a table are written below `images`, or `out`.
-    Rows that are not on disk are kept and returned as problems, or with `skip_bad` left out. Raises DataError where
-    nothing or more than one data set fits, a label is outside the map, or a file of somebody else would be overwritten.
+    Rows that are not on disk are kept and returned as problems, or with `skip_bad` left out. With `faces` the lists
+    name crops of the samples' main faces, in `faces.folder` or `<out>/<name>`, and samples without one are left out.
+    Raises DataError where nothing or more than one data set fits, a label is outside the map, or a file of somebody
+    else would be overwritten.
     """
     if label_map:
         label_map_from(label_map)  # an unknown name is said before minutes of work
-    plugin_name, plugin = choose(root, dataset, options or {}, reporter)
-    reporter.note(f"reading data set {plugin_name} in {root}")
+    plugin_name: str | None = None
+    if dataset is None or isinstance(dataset, str):
+        plugin_name, plugin = choose(root, dataset, options or {}, reporter)
+        reporter.note(f"reading data set {plugin_name} in {root}")
+    else:
+        plugin = dataset
     found = _run(plugin, root, reporter)
     if not any(found.splits.values()):
         raise DataError(f"data set {plugin_name!r} found no samples in {root}")
     named_map, splits = _labelled(found, label_map)
-    name = clean_name(name or found.name)
+    name = clean_name(name or (f"{found.name}_faces" if faces else found.name))
     files = {key: out / f"{name}_{key}{SUFFIXES[found.modality]}" for key, rows in splits.items() if rows}
     foreign = [file for file in files.values() if not manifests.is_ours(file)]
     if foreign:
@@ -86,7 +95,13 @@ def prepare_dataset(
     if found.images:
         write_images(found.images, images or out, reporter)
     place = _Place(root, found, images or out)
-    looked_up = _on_disk({key: splits[key] for key in files}, place, skip_bad, reporter)
+    looked_up = _on_disk({key: splits[key] for key in files}, place, skip_bad or faces is not None, reporter)
+    cropped, settings = None, {}
+    if faces:
+        base = os.path.abspath(root)  # noqa: PTH100 (Path.resolve would replace the user's links)
+        cropped = crop_rows(looked_up.rows, found.modality, base, faces.folder or out / name, faces, reporter)
+        looked_up = replace(looked_up, rows=cropped.rows, problems=[*looked_up.problems, *cropped.unreadable])
+        settings = {**faces.settings(), "faces_root": os.path.abspath(cropped.folder)}  # noqa: PTH100
     manifest = manifests.build(
         name,
         named_map,
@@ -97,16 +112,20 @@ def prepare_dataset(
         release=found.name,
         options=dict(options or {}),
         source=found.source,
-        data_root=os.path.abspath(root),  # noqa: PTH100 (Path.resolve would replace the user's links)
+        data_root=os.path.abspath(root),  # noqa: PTH100 (as above)
+        **settings,
     )
     manifest = manifests.check_name(out, manifest)
     classes = named_map[1].names if named_map else ()
     with written_together(out, manifest) as folder:
         for key, file in files.items():
             extra_columns.write(folder / file.name, looked_up.rows[key], found.modality, classes)
-        rejects = write_rejected(folder / f"{name}_rejects.csv", looked_up.problems) if skip_bad else []
+        left_out = [*looked_up.problems, *cropped.faceless] if cropped else looked_up.problems if skip_bad else []
+        rejects = write_rejected(folder / f"{name}_rejects.csv", left_out)
     extra_columns.remove_stale(files.values(), manifest["extra"].values())
-    return Prepared(manifest, out / f"{name}.json", looked_up.problems, [out / file.name for file in rejects])
+    return Prepared(
+        manifest, out / f"{name}.json", looked_up.problems, [out / file.name for file in rejects], faces=cropped
+    )
 
 
 def _run(plugin: DatasetPlugin, root: Path, reporter: Reporter) -> PreparedDataset:

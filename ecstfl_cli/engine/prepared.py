@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ecstfl_cli.engine import manifest as manifests
 from ecstfl_cli.engine.reroot import RerootResult
@@ -17,6 +17,9 @@ from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.atomic import complete_files
 from ecstfl_cli.pathfile import Problem
 from ecstfl_cli.resources import shipped
+
+if TYPE_CHECKING:
+    from ecstfl_cli.engine.prepare_faces import FaceRows
 
 DEFAULT_OUT = Path("annotation")
 _RECIPE_LIST = re.compile(rf"^ +train: {DEFAULT_OUT}/(\S+)$", re.MULTILINE)
@@ -38,6 +41,7 @@ class Prepared:
     problems: list[Problem]
     rejects: list[Path]
     rerooted: Sequence[RerootedFile] = ()
+    faces: FaceRows | None = None
 
 
 def clean_name(name: str) -> str:

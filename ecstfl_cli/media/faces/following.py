@@ -13,6 +13,8 @@ from ecstfl_cli.media.video import VideoFrame
 
 Followed = tuple[VideoFrame, list[TrackedFace]]
 
+# Seconds for which a face that detection misses is filled in.
+MAX_FILL = 0.3
 # In a video without faces every so manyth detection searches the larger copies too.
 _THOROUGH_EVERY = 5
 
@@ -23,7 +25,7 @@ def follow_faces(
     *,
     detect_every: int = 1,
     batch_size: int = 8,
-    max_fill: float = 0.3,
+    max_fill: float = MAX_FILL,
     tracker: FaceTracker | None = None,
 ) -> Iterator[Followed]:
     """Each frame of one video with its faces, in order.

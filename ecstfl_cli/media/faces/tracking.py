@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from ecstfl_cli.api import Face
 
+# Seconds after which a face that is not seen has gone, and the time constant of steadied boxes.
+MAX_GAP = 1.0
+SMOOTHING = 0.15
 # Boxes are compared grown by half about their middle, so that a small face that moves fast still meets itself.
 _GROWN = 1.5
 _MIN_OVERLAP = 0.25
@@ -48,7 +51,7 @@ class FaceTracker:
     et al. 2012). 0 leaves boxes as detected.
     """
 
-    def __init__(self, *, max_gap: float = 1.0, smoothing: float = 0.15) -> None:
+    def __init__(self, *, max_gap: float = MAX_GAP, smoothing: float = SMOOTHING) -> None:
         self._max_gap = max_gap
         self._smoothing = smoothing
         self._ids = itertools.count()
