@@ -1,19 +1,28 @@
-"""`ecstfl infer`: what a trained model sees in images, clips or path files."""
+"""`ecstfl infer`: what a trained model sees in videos, images, streams or path files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ecstfl_cli.cli import console
 from ecstfl_cli.cli.finetune import Device, Modality, Precision
+from ecstfl_cli.errors import EcstflError
 
 if TYPE_CHECKING:
+    from ecstfl_cli.api import Modality as ModelModality
     from ecstfl_cli.engine.infer import InferResult
+    from ecstfl_cli.engine.infer_media import Compute, MediaSettings
+    from ecstfl_cli.engine.results import FaceResult
+    from ecstfl_cli.labels import LabelMap
 
+MODEL, LOOKING, OUTPUT, JOB, LISTS = "Model", "Videos and images", "Output", "Computing", "Path files"
+# The exit code of shells for what Ctrl-C has ended.
+INTERRUPTED = 130
 ROWS_SHOWN = 20
 PATH_WIDTH = 60
 
@@ -24,72 +33,261 @@ def register(app: typer.Typer) -> None:
 
 
 def infer(
-    inputs: list[Path] = typer.Argument(
+    inputs: list[str] = typer.Argument(
         None,
-        metavar="[PATHFILE|IMAGE|FRAME FOLDER|DIRECTORY]...",
-        help="What to look at. The path file that `ecstfl prepare` wrote last if not given.",
+        metavar="[VIDEO|IMAGE|DIRECTORY|PATTERN|ADDRESS|PATHFILE|-]...",
+        help="What to look at; - reads paths from standard input, one a line. The path file that `ecstfl prepare` "
+        "wrote last if not given.",
     ),
     model: str = typer.Option(
         None,
         "--model",
         "--model-name",
-        help="A checkpoint file, a run folder, an .onnx file, or a name of `ecstfl checkpoints`. "
-        "The newest finished run if not given.",
+        rich_help_panel=MODEL,
+        help="A checkpoint file, a run folder, an .onnx file, or a name of `ecstfl checkpoints`. If not given, the one "
+        "that ships with ecstfl; for path files the newest finished run.",
     ),
-    modality: Modality = typer.Option(None, "--type", help="Stills or clips; the model must be for them."),
-    device: Device = typer.Option(Device.auto, "--device", help="Where to compute; gpu is CUDA or Apple's."),
-    out: Path = typer.Option(None, "--out", help="Folder for the results. A new one under runs/infer if not given."),
-    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON, and write predictions.json too."),
-    parquet: bool = typer.Option(False, "--parquet", help="Write predictions.parquet too."),
-    batch_size: int = typer.Option(16, "--batch-size", "-b", min=1, help="Images or clips computed at a time."),
-    workers: int = typer.Option(
-        None, "--workers", "-j", min=0, help="Processes that read images. Chosen by the machine if not given."
-    ),
-    label_map: str = typer.Option(
-        None, "--label-map", help="Label map of the path files' labels, where `ecstfl prepare` did not record it."
-    ),
-    model_label_map: str = typer.Option(
-        None, "--model-label-map", help="Label map of a foreign checkpoint's outputs, which names no classes itself."
+    modality: Modality = typer.Option(
+        None, "--type", rich_help_panel=MODEL, help="Stills or clips; the model must be for them."
     ),
     backbone: str = typer.Option(
-        None, "--backbone", help="Backbone of a foreign checkpoint, where its tensors do not tell."
+        None,
+        "--backbone",
+        rich_help_panel=MODEL,
+        help="Backbone of a foreign checkpoint, where its tensors do not tell.",
     ),
-    data_root: Path = typer.Option(None, "--data-root", help="Folder that relative paths in path files start from."),
+    model_label_map: str = typer.Option(
+        None,
+        "--model-label-map",
+        rich_help_panel=MODEL,
+        help="Label map of a foreign checkpoint's outputs, which names no classes.",
+    ),
+    camera: str = typer.Option(
+        None, "--camera", rich_help_panel=LOOKING, help="A camera by its number, from 0, or its name."
+    ),
+    faces: bool = typer.Option(
+        None,
+        "--faces/--no-faces",
+        rich_help_panel=LOOKING,
+        help="Find faces, or take each picture for one. If not given, square pictures of up to 128 pixels are faces.",
+    ),
+    every: int = typer.Option(1, "--every", rich_help_panel=LOOKING, min=1, help="Look at every Nth frame of videos."),
+    fps: float = typer.Option(
+        None, "--fps", rich_help_panel=LOOKING, help="Look at so many frames a second, whatever a video has."
+    ),
+    smoothing: float = typer.Option(
+        0.3,
+        "--smoothing",
+        rich_help_panel=LOOKING,
+        min=0.0,
+        help="Seconds over which a face's probabilities are averaged.",
+    ),
+    window: float = typer.Option(1.0, "--window", rich_help_panel=LOOKING, help="Seconds that a model for clips sees."),
+    stride: float = typer.Option(
+        0.5, "--stride", rich_help_panel=LOOKING, help="Seconds from one such window to the next."
+    ),
+    min_score: float = typer.Option(
+        None,
+        "--min-score",
+        rich_help_panel=LOOKING,
+        min=0.0,
+        max=1.0,
+        help="Leave out faces that the detector is less sure of.",
+    ),
+    frame_rate: float = typer.Option(
+        None,
+        "--frame-rate",
+        rich_help_panel=LOOKING,
+        help="A folder's images are the frames of a video, so many a second; without it they are stills.",
+    ),
+    max_seconds: float = typer.Option(
+        None, "--max-seconds", rich_help_panel=LOOKING, help="Look at the first seconds of videos or streams."
+    ),
+    null: bool = typer.Option(
+        False, "--null", "-0", rich_help_panel=LOOKING, help="Paths read by - end with NUL characters."
+    ),
+    out: Path = typer.Option(
+        None, "--out", rich_help_panel=OUTPUT, help="Folder for the results. A new one under runs/infer if not given."
+    ),
+    as_json: bool = typer.Option(
+        False,
+        "--json",
+        rich_help_panel=OUTPUT,
+        help="Print the result as JSON, and write predictions.json too; of a camera or stream each row as it comes.",
+    ),
+    parquet: bool = typer.Option(False, "--parquet", rich_help_panel=OUTPUT, help="Write predictions.parquet too."),
+    annotate: bool = typer.Option(
+        False, "--annotate", rich_help_panel=OUTPUT, help="Write copies with boxes, names and bar charts drawn on them."
+    ),
+    report: bool = typer.Option(
+        False, "--report", rich_help_panel=OUTPUT, help="Write report.html, to look at in a browser."
+    ),
+    resume: Path = typer.Option(
+        None, "--resume", rich_help_panel=JOB, help="Go on with an unfinished result in this folder."
+    ),
+    shard: str = typer.Option(
+        None,
+        "--shard",
+        rich_help_panel=JOB,
+        metavar="I/N",
+        help="Do part I of N, from 1, with the same --out as the others.",
+    ),
+    merge: Path = typer.Option(
+        None, "--merge", rich_help_panel=JOB, help="Put the parts together that shards have left in this folder."
+    ),
+    device: Device = typer.Option(
+        Device.auto, "--device", rich_help_panel=JOB, help="Where to compute; gpu is CUDA or Apple's."
+    ),
+    precision: Precision = typer.Option(
+        Precision.auto, "--precision", rich_help_panel=JOB, help="Number format; auto is fp32 on a CPU."
+    ),
+    batch_size: int = typer.Option(
+        None,
+        "--batch-size",
+        "-b",
+        rich_help_panel=JOB,
+        min=1,
+        help="Faces or clips computed at a time; 32, for path files 16.",
+    ),
+    workers: int = typer.Option(
+        None,
+        "--workers",
+        "-j",
+        "--jobs",
+        rich_help_panel=JOB,
+        min=0,
+        help="Processes that look at files, or read the images of path files. Chosen by the machine if not given.",
+    ),
+    label_map: str = typer.Option(
+        None,
+        "--label-map",
+        rich_help_panel=LISTS,
+        help="Label map of the path files' labels, where `ecstfl prepare` did not record it.",
+    ),
+    data_root: Path = typer.Option(
+        None, "--data-root", rich_help_panel=LISTS, help="Folder that relative paths in path files start from."
+    ),
     skip_bad: bool = typer.Option(
-        False, "--skip-bad", help="Leave unreadable samples out, into a rejects file, instead of stopping."
+        False,
+        "--skip-bad",
+        rich_help_panel=LISTS,
+        help="Leave unreadable samples out, into a rejects file, instead of stopping. Videos and images always are.",
     ),
-    precision: Precision = typer.Option(Precision.auto, "--precision", help="Number format; auto is fp32 on a CPU."),
 ) -> None:
-    """Predict the expression in images or clips.
+    """Recognise facial expressions in videos, images, folders of them, a camera or a stream, or evaluate on path files.
 
-    A model for stills takes images, folders of images and .csv path files; a model for clips takes folders of frames,
-    directories of such folders and .txt path files. Several may be given at once. Predictions go to predictions.csv;
-    where labels are known, WAR, UAR and the rest go to metrics.json and confusion.png.
+    Faces are found and followed. predictions.csv has a row for each face in each frame, with its time, box and
+    probabilities; the screen shows a summary. A file that cannot be read is reported and does not stop the others.
+
+    A path file (.csv, .txt) is a list of prepared samples: predictions.csv has a row for each of them, and where labels
+    are known, WAR, UAR and the rest go to metrics.json and confusion.png.
     """
-    from ecstfl_cli.engine.infer import infer as run_infer
+    from ecstfl_cli.engine.infer_inputs import are_path_files
     from ecstfl_cli.labels import label_map_from
 
-    result = run_infer(
-        inputs or (),
-        model=model,
-        modality=modality.value if modality else None,
-        device=device.value,
-        precision=precision.value,
-        out=out,
-        formats=["csv", *(["json"] if as_json else []), *(["parquet"] if parquet else [])],
-        batch_size=batch_size,
-        workers="auto" if workers is None else workers,
-        label_map=label_map_from(label_map) if label_map else None,
-        model_label_map=label_map_from(model_label_map) if model_label_map else None,
-        backbone=backbone,
-        data_root=data_root,
-        skip_bad=skip_bad,
-        reporter=console.TerminalReporter(),
+    formats = ("csv", *(["json"] if as_json else []), *(["parquet"] if parquet else []))
+    outputs_of = label_map_from(model_label_map) if model_label_map else None
+    wanted: ModelModality | None = modality.value if modality else None
+    if camera is None and resume is None and merge is None and are_path_files(inputs or ()):
+        _refuse("path files", {"--annotate": annotate, "--report": report, "--shard": shard, "--fps": fps})
+        from ecstfl_cli.engine.infer import infer as run_infer
+
+        evaluated = run_infer(
+            inputs or (),
+            model=model,
+            modality=wanted,
+            device=device.value,
+            precision=precision.value,
+            out=out,
+            formats=formats,
+            batch_size=batch_size or 16,
+            workers="auto" if workers is None else workers,
+            label_map=label_map_from(label_map) if label_map else None,
+            model_label_map=outputs_of,
+            backbone=backbone,
+            data_root=data_root,
+            skip_bad=skip_bad,
+            reporter=console.TerminalReporter(),
+        )
+        console.print_json(evaluated.to_dict()) if as_json else print_result(evaluated)
+        return
+    _refuse("videos and images", {"--label-map": label_map, "--data-root": data_root})
+    if fps is not None and every != 1:
+        raise typer.BadParameter("--every and --fps both thin frames; give one of them")
+    from ecstfl_cli.engine.infer_media import Compute, MediaSettings
+
+    settings = MediaSettings(
+        inputs=tuple(inputs or ()),
+        camera=camera,
+        model=model or "",
+        faces="auto" if faces is None else faces,
+        every=every,
+        fps=fps,
+        smoothing=smoothing,
+        window=window,
+        stride=stride,
+        min_score=min_score,
+        frame_rate=frame_rate,
+        max_seconds=max_seconds,
+        formats=formats,
+        annotate=annotate,
+        report=report,
     )
-    if as_json:
-        console.print_json(result.to_dict())
+    compute = Compute(device.value, precision.value, batch_size or 32, workers, backbone, outputs_of)
+    _look(settings, compute, wanted, out, resume, merge, shard, null)
+
+
+def _refuse(what: str, options: Mapping[str, Any]) -> None:
+    if unfit := [name for name, value in options.items() if value]:
+        raise EcstflError(f"{', '.join(unfit)}: not for {what}", "Leave it out; see `ecstfl infer --help`.")
+
+
+def _look(
+    settings: MediaSettings,
+    compute: Compute,
+    modality: ModelModality | None,
+    out: Path | None,
+    resume: Path | None,
+    parts: Path | None,
+    shard: str | None,
+    null: bool,
+) -> None:
+    """Videos, images and streams: look at them, or put parts together, and show the result."""
+    from ecstfl_cli.cli.infer_screen import LiveScreen, print_lines, print_media_json, print_media_result
+    from ecstfl_cli.engine.infer_media import infer_media, merge, parse_shard
+
+    as_json, live = "json" in settings.formats, False
+
+    def on_live(time: float, results: Sequence[FaceResult], labels: LabelMap) -> None:
+        nonlocal live
+        live = True
+        show(time, results, labels)
+
+    show = print_lines if as_json else LiveScreen()
+    try:
+        if parts:
+            result = merge(parts)
+        else:
+            result = infer_media(
+                settings,
+                compute=compute,
+                modality=modality,
+                out=out,
+                resume=resume,
+                stdin=sys.stdin.buffer if "-" in settings.inputs else None,
+                null=null,
+                shard=parse_shard(shard) if shard else None,
+                on_live=on_live,
+                reporter=console.reporter(),
+            )
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json and live:
+        return
+    if as_json and result.finished:
+        print_media_json(result)
     else:
-        print_result(result)
+        print_media_result(result)
 
 
 def print_result(result: InferResult) -> None:

@@ -24,6 +24,7 @@ class FaceAlign(str, Enum):
     BOX = "box"
     EYES = "eyes"
 
+
 # What fits into a terminal of 80 columns.
 _SPLITS_ACROSS, _CLASSES_ACROSS = 4, 8
 

@@ -29,6 +29,7 @@ _RESULT_FILES = (
     "predictions.csv",
     "predictions.json",
     "predictions.parquet",
+    "summary.json",
     "metrics.json",
     "confusion.png",
     "rejects*.csv",
@@ -98,14 +99,14 @@ def infer(
     labels are joined to the model's by name. `modality` is checked against the model. `workers` processes read images;
     "auto" chooses by the machine. Raises EcstflError.
     """
-    out = _result_folder(out)
+    out = result_folder(out)
     paths = [Path(path) for path in inputs]
     chosen = model or default_model(modality or modality_of_inputs(paths))
     opened = open_model(
         chosen, device=device, precision=precision, backbone=backbone, label_map=model_label_map, reporter=reporter
     )
     reporter.note(f"model {opened.describe()}" + ("" if model else " (none was named)"))
-    _require_modality(opened, modality)
+    require_modality(opened, modality)
     if not paths:
         path, why = default_input(opened.input.modality)
         paths = [path]
@@ -141,7 +142,8 @@ def _predict(
         shut_down([loader])
 
 
-def _require_modality(model: InferenceModel, modality: Modality | None) -> None:
+def require_modality(model: InferenceModel, modality: Modality | None) -> None:
+    """Raises EcstflError where a model is not for the modality that was asked for."""
     if modality and modality != model.input.modality:
         raise EcstflError(
             f"--type {modality} asks for {KIND[modality]}, but {model.source} takes {KIND[model.input.modality]}",
@@ -149,7 +151,7 @@ def _require_modality(model: InferenceModel, modality: Modality | None) -> None:
         )
 
 
-def _result_folder(out: Path | None) -> Path:
+def result_folder(out: Path | None) -> Path:
     """The folder to write to; it is made with its first file. Raises EcstflError where it holds an earlier result."""
     if out is None:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -28,10 +28,8 @@ _TAKES: dict[Modality, str] = {
     "img": "stills: images, folders of images, .csv path files",
     "video": "clips: folders of frames, directories of such folders, .txt path files",
 }
-_NO_VIDEO = "raw video is not read yet"
-_EXTRACT = (
-    "Extract a video's frames into a folder of its own, and give that: mkdir CLIP && ffmpeg -i CLIP.mp4 CLIP/%05d.jpg"
-)
+_NO_VIDEO = "a video is not read beside path files"
+_EXTRACT = "Look at videos with a command of their own: ecstfl infer VIDEO"
 _LIST_MODALITY: dict[str, Modality] = {suffix: modality for modality, suffix in SUFFIXES.items()}
 
 
@@ -46,6 +44,11 @@ class Source:
     skip_bad: bool
     rejects: Path
     reporter: Reporter
+
+
+def are_path_files(inputs: Sequence[str | Path]) -> bool:
+    """Whether inputs are for evaluation: path files among them, or none at all, which means those prepared last."""
+    return not inputs or any(Path(name).suffix.lower() in _LIST_MODALITY for name in inputs)
 
 
 def modality_of_inputs(inputs: Sequence[Path]) -> Modality | None:

@@ -64,6 +64,7 @@ class Recogniser:
         model: str | Path | None = None,
         *,
         device: str = "auto",
+        precision: str = "auto",
         faces: bool | Literal["auto"] = "auto",
         every: int = 1,
         fps: float | None = None,
@@ -87,6 +88,7 @@ class Recogniser:
         self.model: InferenceModel = open_model(
             model or shipped_model(),
             device=device,
+            precision=precision,
             backbone=backbone,
             label_map=model_label_map,
             reporter=reporter or Reporter(),

@@ -158,11 +158,11 @@ def test_inputs_that_do_not_fit_the_model_are_listed_with_what_it_takes(run, tin
         run(*wrong, model=clip_model)
     for path, reason in zip(
         wrong,
-        ("lists images", "is one image", "raw video is not read yet", "neither an image", "Did you mean 'test.csv'"),
+        ("lists images", "is one image", "not read beside path files", "neither an image", "Did you mean 'test.csv'"),
         strict=True,
     ):
         assert any(str(path) in line and reason in line for line in caught.value.message.splitlines()), reason
-    assert "ffmpeg" in caught.value.hint
+    assert "ecstfl infer VIDEO" in caught.value.hint
     assert "folders of frames" in caught.value.hint
     (data.root / "list.txt").write_text("clips/1 12 0\n")
     with pytest.raises(DataError, match=r"(?s)lists clips.*images, folders of images"):
@@ -180,7 +180,7 @@ def test_a_directory_without_samples_says_so(run, tmp_path, clip_model):
     (tmp_path / "videos" / "a.avi").touch()
     with pytest.raises(DataError, match="empty holds no images"):
         run("empty", model=clip_model)
-    with pytest.raises(DataError, match=r"(?s)video files: 1.*ffmpeg"):
+    with pytest.raises(DataError, match=r"(?s)video files: 1.*ecstfl infer VIDEO"):
         run("videos", model=clip_model)
 
 

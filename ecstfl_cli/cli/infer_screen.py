@@ -1,0 +1,147 @@
+"""What `ecstfl infer` shows of pictures, videos and streams."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ecstfl_cli.cli import console
+
+if TYPE_CHECKING:
+    from ecstfl_cli.engine.infer_media import MediaResult
+    from ecstfl_cli.engine.results import FaceResult
+    from ecstfl_cli.engine.source_summary import FaceSummary, SourceSummary
+    from ecstfl_cli.labels import LabelMap
+
+SOURCES, FACES, CLASSES, PROBLEMS = 20, 5, 3, 20
+
+
+def print_media_result(result: MediaResult) -> None:
+    """Each source's faces with what they show and for how long, all together, problems, and the files."""
+    names = result.labels.names
+    for source in result.sources[:SOURCES]:
+        _print_source(source, names)
+    if len(result.sources) > SOURCES:
+        _line(f"… and {len(result.sources) - SOURCES} more, in {result.out / 'summary.json'}")
+    if len(result.sources) > 1:
+        _print_all(result, names)
+    for name, problem in result.problems[:PROBLEMS]:
+        console.out.print(f"problem: {name}: {problem}", markup=False, style="yellow")
+    if len(result.problems) > PROBLEMS:
+        _line(f"… and {len(result.problems) - PROBLEMS} more, in {result.out / 'problems.csv'}")
+    _line("")
+    if not result.finished:
+        _line(f"{result.missing} of the sources are other parts' and not done; who is done last writes the predictions")
+    for path in result.files:
+        _line(f"wrote {path}")
+
+
+def _print_source(source: SourceSummary, names: Sequence[str]) -> None:
+    if source.failed:
+        return
+    still = source.kind == "image"
+    length = "" if still else f"  {_clock(source.duration or 0.0)}"
+    if not source.faces:
+        _line(f"{source.name}{length}  no face was found")
+        return
+    if still and source.faces == 1:
+        _line(f"{source.name}  {_likeliest(source.shown[0], names)}")
+        return
+    console.out.print(f"{source.name}{length}  {_count(source.faces, 'face')}", markup=False, style="bold")
+    for face in source.shown[:FACES]:
+        if still:
+            _line(f"  face {face.face}  {_likeliest(face, names)}")
+        else:
+            _line(f"  face {face.face}  {_clock(face.first)} to {_clock(face.last)}  {_shares(face.seconds, names)}")
+    if source.faces > FACES:
+        _line(f"  … and {source.faces - FACES} more")
+
+
+def _print_all(result: MediaResult, names: Sequence[str]) -> None:
+    """One line each for stills and for videos: how much of what."""
+    _line("")
+    for stills, what in ((True, "images"), (False, "videos")):
+        of_kind = [source for source in result.sources if (source.kind == "image") == stills]
+        if not of_kind:
+            continue
+        seen = [source.seconds for source in of_kind if source.seconds]
+        totals = [sum(column) for column in zip(*seen, strict=True)]
+        faces = sum(source.faces for source in of_kind)
+        length = "" if stills else f", {_clock(sum(source.duration or 0.0 for source in of_kind))}"
+        text = f"{len(of_kind)} {what}{length}, {_count(faces, 'face')}"
+        console.out.print(f"{text}  {_shares(totals, names, len(names))}".rstrip(), markup=False, style="bold")
+
+
+def _likeliest(face: FaceSummary, names: Sequence[str]) -> str:
+    return f"{names[max(range(len(names)), key=face.seconds.__getitem__)]} {face.prob:.2f}"
+
+
+def _shares(seconds: Sequence[float], names: Sequence[str], most: int = CLASSES) -> str:
+    """The classes that are shown longest, with their shares of the time."""
+    total = sum(seconds)
+    if not total:
+        return ""
+    order = sorted(range(len(seconds)), key=lambda k: -seconds[k])[:most]
+    return "  ".join(f"{names[k]} {100 * seconds[k] / total:.0f}%" for k in order if seconds[k] >= 0.005 * total)
+
+
+def _clock(seconds: float) -> str:
+    """Minutes, seconds and tenths, with hours where there are any."""
+    tenths = round(10 * seconds)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    start = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+    return f"{start}:{rest / 10:04.1f}"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}" + ("" if n == 1 else "s")
+
+
+def _line(text: str) -> None:
+    console.out.print(text, markup=False)
+
+
+def print_lines(time: float, results: Sequence[FaceResult], labels: LabelMap) -> None:  # noqa: ARG001
+    """A live frame's rows as JSON, one a line."""
+    from ecstfl_cli.engine.results import to_row
+    from ecstfl_cli.media.row_tables import json_line
+
+    for result in results:
+        sys.stdout.write(json_line(to_row(result, labels)) + "\n")
+    sys.stdout.flush()
+
+
+def print_media_json(result: MediaResult) -> None:
+    """The result as one JSON document on stdout; its rows, which may be many, are copied from predictions.json."""
+    head = json.dumps(result.to_dict(), indent=2, ensure_ascii=False).removesuffix("\n}")
+    sys.stdout.write(f'{head},\n  "predictions": ')
+    with (result.out / "predictions.json").open(encoding="utf-8") as rows:
+        shutil.copyfileobj(rows, sys.stdout)
+    sys.stdout.write("}\n")
+
+
+class LiveScreen:
+    """Says of a live source when a face comes and when its expression changes, as it happens."""
+
+    # Seconds that an expression lasts before it is told.
+    LASTS = 0.3
+
+    def __init__(self) -> None:
+        self._told: dict[int, int] = {}
+        self._since: dict[int, tuple[int, float]] = {}
+
+    def __call__(self, time: float, results: Sequence[FaceResult], labels: LabelMap) -> None:
+        for result in results:
+            expression, since = self._since.get(result.face, (-1, time))
+            if expression != result.expression:
+                since = time
+                self._since[result.face] = (result.expression, time)
+            if self._told.get(result.face) != result.expression and time - since >= self.LASTS:
+                self._told[result.face] = result.expression
+                prob = result.probs[result.expression]
+                _line(f"{_clock(time)}  face {result.face}  {labels.names[result.expression]} {prob:.2f}")
+                sys.stdout.flush()

@@ -1,0 +1,222 @@
+"""What `infer` is pointed at, as a list of sources: images, videos, frame folders, cameras and streams."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal
+
+from ecstfl_cli.errors import DataError, listing, suggest
+from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
+from ecstfl_cli.media.moving import is_animated
+
+Kind = Literal["image", "video", "frames", "stream", "camera"]
+# Sources that end when the user says so, and cannot be looked at again.
+LIVE: frozenset[Kind] = frozenset({"stream", "camera"})
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_WILDCARDS = re.compile(r"[*?[]")
+# Endings shown of files that were passed over.
+_ENDINGS = 5
+
+
+@dataclass(frozen=True)
+class MediaSource:
+    """One thing to look at; `name` is what results call it: a path, an address, or a camera's number or name."""
+
+    name: str
+    kind: Kind
+
+    @property
+    def live(self) -> bool:
+        """Whether frames come when they come."""
+        return self.kind in LIVE
+
+
+@dataclass
+class Found:
+    """Sources in the order of the inputs, and how many files of which ending were passed over in directories."""
+
+    sources: list[MediaSource] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    _seen: set[str] = field(default_factory=set, repr=False)
+
+    def add(self, name: str, kind: Kind) -> None:
+        """Take a source in, unless it is there already, perhaps by another name."""
+        identity = name if kind in LIVE else os.path.realpath(name)
+        if identity not in self._seen:
+            self._seen.add(identity)
+            self.sources.append(MediaSource(name, kind))
+
+    def describe(self) -> str:
+        """One line: how many sources of which kind."""
+        words = {"image": "image", "video": "video", "frames": "frame folder", "stream": "stream", "camera": "camera"}
+        counts = Counter(source.kind for source in self.sources)
+        return ", ".join(f"{n} {words[kind]}{'' if n == 1 else 's'}" for kind, n in counts.items()) or "nothing"
+
+    def describe_passed_over(self) -> str:
+        """One line: how many files were passed over, by ending; empty where none was."""
+        total = self.passed_over.total()
+        common = [f"{n} {ending or 'without an ending'}" for ending, n in self.passed_over.most_common(_ENDINGS)]
+        rest = len(self.passed_over) - len(common)
+        more = f", {rest} more endings" if rest else ""
+        return f"{total} other {'file' if total == 1 else 'files'} passed over: {', '.join(common)}{more}"
+
+
+def find_sources(
+    inputs: Sequence[str], *, listed: Sequence[str] = (), camera: str | None = None, folders_are_videos: bool = False
+) -> Found:
+    """The sources that inputs stand for, in their order; `listed` are paths of a list, which hold no wildcards.
+
+    A directory is searched with all below it in natural order, hidden files and folders left out; links are followed,
+    but no folder comes twice. Its images are stills, or where `folders_are_videos` each folder that holds images is one
+    video. A pattern that the shell has left alone is expanded; `**` stands for any depth. Raises DataError with all
+    inputs that do not exist or are neither picture nor video. What a list names wrongly becomes a source all the same,
+    so that it is reported with the others that cannot be read.
+    """
+    found = Found()
+    wrong: list[str] = []
+    for name in inputs:
+        if problem := _add(name, found, folders_are_videos):
+            wrong.append(f"{name}: {problem}")
+    for name in listed:
+        if _add(name, found, folders_are_videos, patterns=False):
+            found.add(name, "video" if Path(name).suffix.lower() in VIDEO_SUFFIXES else "image")
+    if wrong:
+        raise DataError(
+            "these inputs cannot be used:\n" + listing(wrong),
+            "Inputs are images, videos, directories, patterns such as 'clips/*.mp4', addresses such as rtsp://…, "
+            "path files (.csv, .txt), or - for a list on standard input.",
+        )
+    if camera is not None:
+        found.add(camera, "camera")
+    return found
+
+
+def read_list(stream: IO[bytes], null: bool) -> list[str]:
+    """The paths of a list, one a line, or ended by NUL characters as `find -print0` does; empty ones are left out."""
+    separator = b"\0" if null else b"\n"
+    names = (part if null else part.strip(b"\r \t") for part in stream.read().split(separator))
+    return [os.fsdecode(name) for name in names if name]
+
+
+def is_address(name: str) -> bool:
+    """Whether an input is the address of a stream, not a path."""
+    return bool(_ADDRESS.match(name))
+
+
+def _add(name: str, found: Found, folders_are_videos: bool, *, patterns: bool = True) -> str:
+    """Take in what an input stands for; what is wrong with it, or an empty string."""
+    if is_address(name):
+        found.add(name, "stream")
+        return ""
+    path = Path(name)
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            return f"cannot be read: {error.strerror}"
+        if patterns and _WILDCARDS.search(name):
+            return _add_matches(name, found, folders_are_videos)
+        return f"no such file or folder. {_near(path)}".rstrip(" .")
+    if stat.S_ISDIR(mode):
+        return _search(path, found, folders_are_videos)
+    if stat.S_ISFIFO(mode):
+        found.add(name, "stream")
+    elif stat.S_ISCHR(mode):
+        found.add(name, "camera")
+    elif not (kind := _kind(path) or _kind_inside(path)):
+        return "is neither a picture nor a video"
+    else:
+        found.add(name, kind)
+    return ""
+
+
+def _add_matches(pattern: str, found: Found, folders_are_videos: bool) -> str:
+    names = sorted(glob.glob(pattern, recursive=True), key=natural_key)  # noqa: PTH207 (keeps the pattern's spelling)
+    if not names:
+        return "no file or folder matches"
+    for name in names:
+        # A pattern may match what is not meant, as a directory may hold it.
+        if _add(name, found, folders_are_videos, patterns=False):
+            found.passed_over[Path(name).suffix.lower()] += 1
+    return ""
+
+
+def _near(path: Path) -> str:
+    try:
+        return suggest(path.name, [entry.name for entry in path.parent.iterdir()])
+    except OSError:
+        return ""
+
+
+def _kind(path: Path) -> Kind | None:
+    """What a file is by its ending; an image with several frames is a video."""
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    if suffix not in IMAGE_SUFFIXES:
+        return None
+    return "video" if is_animated(path) else "image"
+
+
+def _kind_inside(path: Path) -> Kind | None:
+    """What a file without a telling ending is."""
+    from PIL import Image
+
+    from ecstfl_cli.media.video import probe
+
+    try:
+        with Image.open(path):
+            return "image"
+    except Exception:  # Pillow's readers raise almost anything on what is not an image.
+        pass
+    try:
+        probe(path)
+    except DataError:
+        return None
+    return "video"
+
+
+def _search(folder: Path, found: Found, folders_are_videos: bool) -> str:
+    sources, others = len(found.sources), found.passed_over.total()
+    unreadable: list[OSError] = []
+    for place, files in _walk(folder, unreadable):
+        images = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES] if folders_are_videos else []
+        if images:
+            found.add(str(place), "frames")
+        for name in files:
+            kind = _kind(place / name)
+            if kind is None:
+                found.passed_over[Path(name).suffix.lower()] += 1
+            elif kind == "video" or not images:
+                found.add(str(place / name), kind)
+    for error in unreadable:
+        # Its reader says why it cannot be read, as with every other source.
+        found.add(str(error.filename), "frames")
+    if len(found.sources) > sources:
+        return ""
+    others = found.passed_over.total() - others
+    return "holds neither pictures nor videos" + (f", but {others} other files" if others else "")
+
+
+def _walk(folder: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, list[str]]]:
+    """(folder, its files) of a folder and those below it, in natural order, without what is hidden.
+
+    Links are followed, but no folder comes twice.
+    """
+    seen = {os.path.realpath(folder)}
+    for place, folders, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
+        new = []
+        for name in sorted(folders, key=natural_key):
+            identity = os.path.realpath(os.path.join(place, name))  # noqa: PTH118 (a Path each is slow)
+            if not name.startswith(".") and identity not in seen:
+                seen.add(identity)
+                new.append(name)
+        folders[:] = new
+        yield Path(place), sorted((name for name in files if not name.startswith(".")), key=natural_key)
