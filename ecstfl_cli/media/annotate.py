@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil, floor
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -72,6 +73,8 @@ class Annotator:
         factor = enlargement(*image.shape[:2])
         if factor > 1:
             image = image.repeat(factor, axis=0).repeat(factor, axis=1)
+        if not rows:
+            return image.copy()
         canvas = Image.fromarray(image)
         pen = _Pen(ImageDraw.Draw(canvas, "RGBA"), canvas.size, self.names, self._colours, crowded=len(rows) > 2)
         faces = sorted(rows, key=lambda row: _area(row.box), reverse=True)
@@ -81,11 +84,15 @@ class Annotator:
         tags: list[Rect] = []
         for row, box in zip(faces, boxes, strict=True):
             tags.append(pen.tag_place(self._title(row), box, tags))
-        for chart, row in self._charts(pen, faces, boxes, tags):
+        charts = self._charts(pen, faces, boxes, tags)
+        for chart, row in charts:
             pen.chart(chart, row.probs)
         for row, tag in zip(faces, tags, strict=True):
             pen.tag(tag, self._title(row), _likeliest(row.probs))
-        return np.asarray(canvas)
+        drawn = image.copy()
+        for rect in [*(pen.outer(box) for box in boxes), *tags, *(chart.rect for chart, _ in charts)]:
+            _copy(canvas, drawn, rect)
+        return drawn
 
     def _title(self, row: AnnotatedFace) -> str:
         return f"{self.names[_likeliest(row.probs)]} · face {row.face}"
@@ -137,11 +144,11 @@ def enlargement(height: int, width: int) -> int:
 def annotate_image(image: NDArray[np.uint8], rows: Sequence[AnnotatedFace], names: Sequence[str], path: Path) -> Path:
     """Write `image`, (H, W, 3) uint8 RGB, with `rows` drawn on it; the path it got.
 
-    The format is the one that `path`'s ending says; where that is none of JPEG, PNG, WebP, BMP or TIFF it is PNG and
-    the ending becomes `.png`.
+    The format is the one that `path`'s ending says; where that is none of JPEG, PNG, WebP, BMP or TIFF it is PNG, and
+    `.png` is added to the name.
     """
     if path.suffix.lower() not in IMAGE_SUFFIXES:
-        path = path.with_suffix(".png")
+        path = path.with_name(f"{path.name}.png")
     with complete_file(path) as partial:
         # The quality is of JPEG and WebP; the others pass over it.
         Image.fromarray(Annotator(names).draw(image, rows)).save(partial, quality=92)
@@ -165,13 +172,18 @@ class _Pen:
         self.pen, self.size, self.names, self.colours = draw, size, names, colours
         width, height = size
         self.em = max(12, round((0.019 if crowded else 0.024) * (width * height) ** 0.5))
-        self.font = _font(self.em, all(name.isascii() for name in names))
+        self.ascii = all(name.isascii() for name in names)
         self.line = max(2, round(self.em / 6))
         self.pad = max(2, round(self.em / 3))
         self.row = round(1.25 * self.em)
-        self.name_width = max(self.font.getlength(name) for name in names)
+        self.name_width = max(self._width(name) for name in names)
         self.bar_width = round(4.5 * self.em)
-        self.percent_width = self.font.getlength("100%")
+        self.percent_width = self._width("100%")
+
+    def outer(self, box: Rect) -> Rect:
+        """What `box` draws on, and a little more."""
+        grow = self.line + 2
+        return box[0] - grow, box[1] - grow, box[2] + grow, box[3] + grow
 
     def box(self, box: Rect, k: int) -> None:
         left, top, right, bottom = (round(v) for v in box)
@@ -182,7 +194,7 @@ class _Pen:
 
     def tag_place(self, text: str, box: Rect, taken: Sequence[Rect]) -> Rect:
         """Above the box, else below or inside; moved down past other names."""
-        width, height = self.font.getlength(text) + 2 * self.pad, self.row + self.pad
+        width, height = self._width(text) + 2 * self.pad, self.row + self.pad
         left, top, _, bottom = box
         starts = [top - height - self.line, bottom + self.line, top + self.line]
         candidates = [(left, start) for start in starts if start >= 0 and start + height <= self.size[1]]
@@ -194,7 +206,7 @@ class _Pen:
     def tag(self, rect: Rect, text: str, k: int) -> None:
         self.pen.rectangle(rect, fill=self._colour(k), outline=(0, 0, 0))
         middle = (rect[1] + rect[3]) / 2
-        self.pen.text((rect[0] + self.pad, middle), text, font=self.font, fill=text_on(self.colours[k]), anchor="lm")
+        self._text(rect[0] + self.pad, middle, text, rgb(text_on(self.colours[k])))
 
     def chart_place(self, box: Rect, side: Side, bars: int) -> Rect | None:
         """The rectangle of a chart on one side of a box, moved into the picture; None where it is larger than that."""
@@ -226,13 +238,20 @@ class _Pen:
             middle = top + self.pad + (row + 0.5) * self.row
             half = 0.32 * self.row
             fill = (255, 255, 255) if k == likeliest[0] else (200, 204, 210)
-            self.pen.text((left + self.pad, middle), self.names[k], font=self.font, fill=fill, anchor="lm")
+            self._text(left + self.pad, middle, self.names[k], fill)
             self.pen.rectangle((start, middle - half, end, middle + half), fill=(255, 255, 255, 40))
             length = float(probs[k]) * (end - start)
             if length >= 1:
                 self.pen.rectangle((start, middle - half, start + length, middle + half), fill=self._colour(k))
             percent = f"{100 * probs[k]:.0f}%"
-            self.pen.text((right - self.pad, middle), percent, font=self.font, fill=fill, anchor="rm")
+            self._text(right - self.pad - self._width(percent), middle, percent, fill)
+
+    def _width(self, text: str) -> int:
+        return _letters(text, self.em, self.ascii).width
+
+    def _text(self, left: float, middle: float, text: str, fill: tuple[int, int, int]) -> None:
+        letters = _letters(text, self.em, self.ascii)
+        self.pen.bitmap((round(left), round(middle - letters.height / 2)), letters, fill)
 
     def _colour(self, k: int) -> tuple[int, int, int]:
         return rgb(self.colours[k])
@@ -247,6 +266,15 @@ class _Pen:
         return left, top, left + rect[2] - rect[0], top + rect[3] - rect[1]
 
 
+@functools.lru_cache(maxsize=2048)
+def _letters(text: str, size: int, ascii_only: bool) -> Image.Image:
+    """A text as a mask: rendering letters takes longer than all else, and videos show the same ones again."""
+    font = _font(size, ascii_only)
+    mask = Image.new("L", (ceil(font.getlength(text)), sum(font.getmetrics())))
+    ImageDraw.Draw(mask).text((0, 0), text, font=font, fill=255)
+    return mask
+
+
 @functools.lru_cache(maxsize=32)
 def _font(size: int, ascii_only: bool) -> ImageFont.FreeTypeFont:
     """Pillow's own font, which comes with it; for letters that it lacks, DejaVu Sans, which comes with matplotlib."""
@@ -257,6 +285,15 @@ def _font(size: int, ascii_only: bool) -> ImageFont.FreeTypeFont:
     from matplotlib.font_manager import findfont
 
     return ImageFont.truetype(findfont("DejaVu Sans"), size)
+
+
+def _copy(canvas: Image.Image, pixels: NDArray[np.uint8], rect: Rect) -> None:
+    """One part of a canvas into the same place of an array: the whole would take as long as all of the drawing."""
+    height, width = pixels.shape[:2]
+    left, top = max(0, floor(rect[0])), max(0, floor(rect[1]))
+    right, bottom = min(width, ceil(rect[2]) + 1), min(height, ceil(rect[3]) + 1)
+    if left < right and top < bottom:
+        pixels[top:bottom, left:right] = np.asarray(canvas.crop((left, top, right, bottom)))
 
 
 def _likeliest(probs: Sequence[float]) -> int:

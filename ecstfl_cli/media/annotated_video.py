@@ -209,22 +209,26 @@ def _start(source: str | Path) -> Fraction:
 
 def annotate_video(
     source: str | Path,
-    rows: Iterable[TimedFace],
+    rows: Sequence[TimedFace],
     names: Sequence[str],
     path: Path,
     *,
-    hold: float = 0.5,
+    hold: float | None = None,
     advance: Callable[[int], None] = lambda _n: None,
 ) -> AnnotatedVideo:
-    """Read the video file `source` once more and write it to `path` with `rows` drawn on it, its sound copied.
+    """Read the video file `source` and write it to `path` with `rows` drawn on it, its sound copied.
 
     `rows` are in the order of their frames. Frames without rows, because frames were thinned or a window of frames has
-    one row, show the last faces for up to `hold` seconds. `advance(n)` is called with the frames done. Frames before
-    damage in `source` are written. Raises EcstflError as AnnotatedVideo and read_video do.
+    one row, show the last faces for up to `hold` seconds: half as long again as frames with rows are usually apart,
+    where it is not given. `advance(n)` is called with the frames done. Frames before damage in `source` are written.
+    Raises EcstflError as AnnotatedVideo and read_video do.
     """
+    times = np.unique(np.array([row.time for row in rows]))
+    if hold is None:
+        hold = 1.5 * float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     by_frame = _by_frame(rows)
     number, faces = next(by_frame, (-1, []))
-    seen = -hold
+    seen = -np.inf
     with AnnotatedVideo(path, names, fps=probe(source).fps, sound_from=source) as video:
         for frame in _until_damage(source):
             while 0 <= number < frame.index:
@@ -233,7 +237,7 @@ def annotate_video(
                 seen = frame.time
                 video.write(frame.time, frame.pixels, faces)
             else:
-                video.write(frame.time, frame.pixels, None if frame.time - seen <= hold else ())
+                video.write(frame.time, frame.pixels, None if frame.time - seen <= hold + 1e-3 else ())
             advance(1)
     return video
 

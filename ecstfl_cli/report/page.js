@@ -169,12 +169,14 @@
         const left = Math.max(this.x(start), LEFT), right = Math.min(this.x(end), LEFT + this.room);
         const width = Math.max(right - left - 1, 1);
         const rect = svg("rect", { x: left, y, width, height: STRIP, fill: data.colours[k], rx: 2 }, group);
+        const pale = mean < 500;
+        if (pale) rect.setAttribute("class", "pale");
         svg("title", {}, rect).textContent =
           `${data.classes[k]}, ${clock(start, 0.5)} to ${clock(end, 0.5)}, on average ${percent(mean)}`;
         if (width > 7.2 * data.classes[k].length + 8) {
           const label = svg("text", { x: left + width / 2, y: y + 14, "text-anchor": "middle" }, group);
           label.textContent = data.classes[k];
-          label.style.fill = data.inks[k];
+          label.style.fill = pale ? "var(--text)" : data.inks[k];
         }
       }
     }

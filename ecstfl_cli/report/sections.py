@@ -34,7 +34,7 @@ def video_section(classes: Classes, i: int, source: SourceReport) -> Markup:
         tag("p", ", ".join([*facts, count(source.n_rows, "row")]), class_="soft small"),
         *(tag("p", problem, class_="small soft") for problem in source.problems[:5]),
     ]
-    if not source.faces:
+    if not source.faces and not source.problems:
         parts.append(tag("p", "No face was found."))
     elif len(source.faces) > 1:
         parts += [classes.bar(source.shares), classes.key(source.shares)]
@@ -81,6 +81,8 @@ def _chart(i: int, j: int, face: FaceReport) -> Markup:
     buttons = [tag("button", text, type="button", data_zoom=key, aria_label=label) for key, label, text in zooms]
     hint = [tag("span", "Drag to zoom in, double-click for the whole.")]
     hint.append(tag("span", " With the keyboard: arrows, + and −, 0.", class_="keys"))
+    if any(segment.mean < 0.5 for segment in face.segments):
+        hint.append(tag("span", " Pale: below 50% on average."))
     if face.width:
         hint.append(tag("span", f" A point is the mean of {face.width:.2g} s; segments and shares are of every row."))
     tools = tag("div", join(*buttons, tag("span", join(*hint), class_="small soft", id=f"{name}-hint")), class_="tools")

@@ -157,7 +157,12 @@ def test_class_names_in_other_letters_are_drawn():
 
 @pytest.mark.parametrize(
     ("name", "written", "format"),
-    [("a.jpg", "a.jpg", "JPEG"), ("a.PNG", "a.PNG", "PNG"), ("a.webp", "a.webp", "WEBP"), ("a.gif", "a.png", "PNG")],
+    [
+        ("a.jpg", "a.jpg", "JPEG"),
+        ("a.PNG", "a.PNG", "PNG"),
+        ("a.webp", "a.webp", "WEBP"),
+        ("a.gif", "a.gif.png", "PNG"),
+    ],
 )
 def test_a_picture_is_written_in_the_format_of_its_ending_or_as_png(tmp_path, name, written, format):
     path = annotate_image(picture(300, 400), [Row((50, 50, 150, 150))], DFEW, tmp_path / name)
@@ -292,11 +297,13 @@ def test_a_whole_file_is_annotated_and_its_sound_copied(tmp_path):
     source = with_sound(tmp_path / "source.mp4")
     rows = [Row((40, 60, 120, 160), face=0, frame=n, time=n / 20) for n in (0, 4)]
     done: list[int] = []
-    video = annotate_video(source, rows, DFEW, tmp_path / "out.mp4", hold=0.2, advance=done.append)
+    video = annotate_video(source, rows, DFEW, tmp_path / "out.mp4", advance=done.append)
     assert video.sound
     assert sum(done) == 20
-    # Shown with their frames and 0.2 s longer, from 0 to 0.4 s.
-    assert [drawn for _, _, drawn in greys(tmp_path / "out.mp4")] == [True] * 9 + [False] * 11
+    # Rows come every 0.2 s: the last ones stay for half as much again, 0.2 to 0.5 s.
+    assert [drawn for _, _, drawn in greys(tmp_path / "out.mp4")] == [True] * 11 + [False] * 9
+    annotate_video(source, rows, DFEW, tmp_path / "short.mp4", hold=0.05)
+    assert [drawn for _, _, drawn in greys(tmp_path / "short.mp4")][:7] == [True, True, False, False, True, True, False]
     with av.open(str(source)) as before, av.open(str(tmp_path / "out.mp4")) as after:
         packets = [[bytes(p) for p in container.demux(audio=0) if p.size] for container in (before, after)]
         assert packets[0] == packets[1]
