@@ -165,10 +165,18 @@ class AnnotatedVideo:
         self._next_sound = next(self._packets, None)
 
     def _copy_sound(self, until: float) -> None:
-        """Sound up to `until` seconds: the two go side by side, so that neither waits in memory."""
+        """Sound up to `until` seconds: the two go side by side, so that neither waits in memory.
+
+        Damaged sound ends where the damage is; the pictures go on.
+        """
+        import av
+
         while self._next_sound is not None and self._next_sound[0] <= until:
-            self._mux(self._next_sound[1])
-            self._next_sound = next(self._packets, None)
+            try:
+                self._mux(self._next_sound[1])
+                self._next_sound = next(self._packets, None)
+            except (av.error.InvalidDataError, av.error.ArgumentError):
+                self._next_sound = None
 
     def _mux(self, packets: Any) -> None:
         assert self._container is not None

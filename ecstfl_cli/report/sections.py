@@ -79,8 +79,8 @@ def _chart(i: int, j: int, face: FaceReport) -> Markup:
         ("whole", "Whole length", "whole"),
     )
     buttons = [tag("button", text, type="button", data_zoom=key, aria_label=label) for key, label, text in zooms]
-    hint = [tag("span", "Drag to zoom in, double-click for the whole.")]
-    hint.append(tag("span", " With the keyboard: arrows, + and −, 0.", class_="keys"))
+    hint = [tag("span", "Drag to zoom in, double-click for the whole.", class_="hint")]
+    hint.append(tag("span", " With the keyboard: arrows, + and −, 0.", class_="hint keys"))
     if any(segment.mean < 0.5 for segment in face.segments):
         hint.append(tag("span", " Pale: below 50% on average."))
     if face.width:

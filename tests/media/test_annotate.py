@@ -310,6 +310,16 @@ def test_a_whole_file_is_annotated_and_its_sound_copied(tmp_path):
     assert probe(tmp_path / "out.mp4").seconds == pytest.approx(1.0, abs=0.06)
 
 
+def test_a_truncated_video_is_annotated_as_far_as_it_goes(tmp_path):
+    source = with_sound(tmp_path / "source.mkv", seconds=3)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    readable = len(list(read_video(cut)))
+    assert 0 < readable < 60
+    annotate_video(cut, [Row((40, 60, 120, 160))], DFEW, tmp_path / "out.mp4")
+    assert len(greys(tmp_path / "out.mp4")) == readable
+
+
 def test_a_real_video_keeps_its_length_and_sound(real_data, tmp_path):
     source = real_data("media") / "single_face.mp4"
     rows = [Row((250, 60, 400, 260), frame=n, time=n / 30) for n in range(0, 72, 3)]
