@@ -13,6 +13,7 @@ from small_model import save_small_model
 
 from ecstfl_cli.engine.model_source import shipped_model
 from ecstfl_cli.errors import CheckpointError
+from ecstfl_cli.media.video import probe
 
 TEXT = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python( no-run)?\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
@@ -64,5 +65,8 @@ def test_every_example_runs_and_shows_what_it_says(media: Path, capsys: pytest.C
     assert "0.44\n0.5\n0.2\n1.8\n" in said
     assert "3 12\n" in said
     assert (media / "annotated.mp4").stat().st_size > 5000
+    assert probe(media / "annotated_fully.mp4").n_frames == 12
+    assert "data:image/jpeg" in (media / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"^0\.0 to \d\.\d s: \w+$", said, re.MULTILINE)
     assert "(2, 7)" in said
     assert re.search(r"\[\(0\.\d+, 12, '\w+'\)\]", said)
