@@ -63,3 +63,7 @@ def test_a_recipe_is_found_by_its_path_in_the_checkout_too(installed: Path, tmp_
 
 def test_no_weights_from_the_build_folder_are_in_the_wheel(installed: Path) -> None:
     assert not [path for path in installed.rglob("*") if path.suffix in (".pth", ".pt", ".part")]
+
+
+def test_what_the_report_is_made_of_is_in_the_wheel(installed: Path) -> None:
+    assert {path.name for path in installed.rglob("page.*")} == {"page.css", "page.js"}

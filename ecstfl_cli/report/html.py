@@ -31,8 +31,11 @@ from ecstfl_cli.report.source import FaceReport, SourceReport, thinned
 # What a page may hold of charts' points and of pictures, in all; each face gets its part of it.
 ALL_POINTS, FEWEST_POINTS = 200_000, 200
 ALL_THUMBNAILS, MOST_THUMBNAILS = 2_400, 24
-# Problems that are listed.
-PROBLEMS = 200
+ALL_SEGMENTS, FEWEST_SEGMENTS = 60_000, 100
+# Table rows weigh more than segments of a strip.
+ALL_ROWS, FEWEST_ROWS, MOST_ROWS = 20_000, 20, 500
+# Problems that are listed, and that are in sight before the list is opened.
+PROBLEMS, OPEN_PROBLEMS = 200, 8
 
 LIMITS = (
     "The model sees what a face shows, not what a person feels. Probabilities are those of posed and acted or "
@@ -60,6 +63,8 @@ def write_report(
     folder, sources = _without_common_folder(sources)
     videos = _bounded([source for source in sources if source.duration is not None])
     images = [source for source in sources if source.duration is None]
+    faces = max(1, sum(len(source.faces) for source in videos))
+    rows = min(MOST_ROWS, max(FEWEST_ROWS, ALL_ROWS // faces))
     parts = [
         _header(title, folder, videos, images),
         _class_buttons(classes) if any(source.faces for source in videos) else "",
@@ -68,7 +73,7 @@ def write_report(
             join_lines(
                 _problems(sources),
                 _index(classes, videos) if len(videos) > 1 else "",
-                *(video_section(classes, i, source) for i, source in enumerate(videos)),
+                *(video_section(classes, i, source, rows) for i, source in enumerate(videos)),
                 image_section(classes, images),
                 _facts("model", "Model", {**model, "Limits of all such models": LIMITS}),
                 _facts("settings", "Settings", settings),
@@ -121,11 +126,16 @@ def _without_common_folder(sources: Sequence[SourceReport]) -> tuple[str, list[S
 
 
 def _bounded(videos: Sequence[SourceReport]) -> list[SourceReport]:
-    """The sources with as many points and thumbnails a face as the page can hold."""
+    """The sources with as many points, thumbnails and segments a face as the page can hold."""
     faces = max(1, sum(len(source.faces) for source in videos))
     points = max(FEWEST_POINTS, ALL_POINTS // faces)
     pictures = min(MOST_THUMBNAILS, max(1, ALL_THUMBNAILS // faces))
-    return [replace(source, faces=tuple(thinned(face, points, pictures) for face in source.faces)) for source in videos]
+    segments = max(FEWEST_SEGMENTS, ALL_SEGMENTS // faces)
+
+    def fitted(source: SourceReport) -> SourceReport:
+        return replace(source, faces=tuple(thinned(face, points, pictures, segments) for face in source.faces))
+
+    return [fitted(source) for source in videos]
 
 
 def _data(classes: Classes, videos: Sequence[SourceReport]) -> str:
@@ -199,7 +209,10 @@ def _problems(sources: Sequence[SourceReport]) -> Markup:
     if len(problems) > PROBLEMS:
         items.append(tag("li", f"… and {len(problems) - PROBLEMS} more"))
     heading = tag("h2", count(len(problems), "problem"), id="problems-title")
-    return tag("section", join(heading, tag("ul", join(*items), class_="problems")), aria_labelledby="problems-title")
+    body = tag("ul", join(*items), class_="problems")
+    if len(items) > OPEN_PROBLEMS:
+        body = tag("details", join(tag("summary", "Show them"), body))
+    return tag("section", join(heading, body), aria_labelledby="problems-title")
 
 
 def _index(classes: Classes, videos: Sequence[SourceReport]) -> Markup:

@@ -18,7 +18,7 @@ from ecstfl_cli.report.markup import (
     thumbnail_image,
     time_span,
 )
-from ecstfl_cli.report.source import FaceReport, SourceReport
+from ecstfl_cli.report.source import FaceReport, SourceReport, longest
 
 # Images in the gallery and rows in its table.
 GALLERY, GALLERY_ROWS = 240, 2_000
@@ -26,8 +26,8 @@ GALLERY, GALLERY_ROWS = 240, 2_000
 OPEN_SEGMENTS = 12
 
 
-def video_section(classes: Classes, i: int, source: SourceReport) -> Markup:
-    """One video: its facts, and for each face shares, chart, thumbnails and segments."""
+def video_section(classes: Classes, i: int, source: SourceReport, rows: int) -> Markup:
+    """One video: its facts, and for each face shares, chart, thumbnails and at most `rows` segments in a table."""
     facts = [time_span(source.duration or 0.0), count(len(source.faces) + source.more_faces, "face")]
     parts = [
         tag("h2", source.name, id=f"source-{i}-title"),
@@ -38,13 +38,13 @@ def video_section(classes: Classes, i: int, source: SourceReport) -> Markup:
         parts.append(tag("p", "No face was found."))
     elif len(source.faces) > 1:
         parts += [classes.bar(source.shares), classes.key(source.shares)]
-    parts += [_face(classes, i, j, face) for j, face in enumerate(source.faces)]
+    parts += [_face(classes, i, j, face, rows) for j, face in enumerate(source.faces)]
     if source.more_faces:
         parts.append(tag("p", f"{count(source.more_faces, 'more face')}, seen for shorter, not shown.", class_="soft"))
     return tag("section", join_lines(*parts), id=f"source-{i}", class_="source", aria_labelledby=f"source-{i}-title")
 
 
-def _face(classes: Classes, i: int, j: int, face: FaceReport) -> Markup:
+def _face(classes: Classes, i: int, j: int, face: FaceReport, rows: int) -> Markup:
     name = f"face-{i}-{j}"
     title = f"Face {face.face}"
     best = max(face.thumbnails, key=lambda one: one.prob, default=None)
@@ -62,7 +62,7 @@ def _face(classes: Classes, i: int, j: int, face: FaceReport) -> Markup:
             classes.key(face.shares),
             _chart(i, j, face),
             _film(classes, face),
-            _segments(classes, face),
+            _segments(classes, face, rows),
         ),
         class_="face",
         aria_labelledby=f"{name}-title",
@@ -83,6 +83,8 @@ def _chart(i: int, j: int, face: FaceReport) -> Markup:
     hint.append(tag("span", " With the keyboard: arrows, + and −, 0.", class_="hint keys"))
     if any(segment.mean < 0.5 for segment in face.segments):
         hint.append(tag("span", " Pale: below 50% on average."))
+    if len(face.segments) < face.n_segments:
+        hint.append(tag("span", f" The strip has the {len(face.segments):,} longest segments."))
     if face.width:
         hint.append(tag("span", f" A point is the mean of {face.width:.2g} s; segments and shares are of every row."))
     tools = tag("div", join(*buttons, tag("span", join(*hint), class_="small soft", id=f"{name}-hint")), class_="tools")
@@ -115,7 +117,7 @@ def _film(classes: Classes, face: FaceReport) -> Markup:
     return tag("ol", join(*items), class_="film", aria_label="Pictures at changes") if items else Markup("")
 
 
-def _segments(classes: Classes, face: FaceReport) -> Markup:
+def _segments(classes: Classes, face: FaceReport, most: int) -> Markup:
     head = [("from", "number"), ("to", "number"), ("seconds", "number"), ("expression", ""), ("mean", "number")]
     head += [("peak", "number"), ("at", "number")]
     rows = [
@@ -131,10 +133,11 @@ def _segments(classes: Classes, face: FaceReport) -> Markup:
                 tag("td", clock(s.peak_time), class_="number", data_value=round(s.peak_time, 3)),
             ),
         )
-        for s in face.segments
+        for s in longest(face.segments, most)
     ]
     table = tag("table", join_lines(sortable_head(*head), tag("tbody", join_lines(*rows))), class_="sortable")
-    summary = tag("summary", count(len(rows), "segment"))
+    left_out = f", the {len(rows):,} longest of them listed" if len(rows) < face.n_segments else ""
+    summary = tag("summary", count(face.n_segments, "segment") + left_out)
     return tag(
         "details", join(summary, tag("div", table, class_="table")), open=True if len(rows) <= OPEN_SEGMENTS else None
     )

@@ -29,8 +29,9 @@ FACES = 24
 
 @dataclass(frozen=True)
 class FaceReport:
-    """One face: when it is seen (seconds), `shares` (K,) of that time, `segments`, and its chart's points.
+    """One face: when it is seen (seconds), `shares` (K,) of that time, segments, and its chart's points.
 
+    `segments` are in the order of time; of more than the page can hold the longest of `n_segments`.
     `times` (M,) and `probs` (M, K) are means over `width` seconds each, 0 where every row is there; where two points
     are further apart than `gap` the face was away.
     """
@@ -41,6 +42,7 @@ class FaceReport:
     seconds: float
     shares: NDArray[np.float64]
     segments: tuple[Segment, ...]
+    n_segments: int
     times: NDArray[np.float64]
     probs: NDArray[np.float64]
     width: float
@@ -109,6 +111,7 @@ def _face_report(timeline: FaceTimeline, thumbnails: Sequence[Thumbnail]) -> Fac
         seconds=timeline.seconds,
         shares=timeline.shares,
         segments=timeline.segments,
+        n_segments=len(timeline.segments),
         times=times,
         probs=probs,
         width=width,
@@ -131,18 +134,29 @@ def _at_segments(segments: Sequence[Segment], thumbnails: Sequence[Thumbnail]) -
     return tuple(best[i] for i in sorted(best))
 
 
-def thinned(face: FaceReport, points: int, thumbnails: int) -> FaceReport:
-    """The face with at most `points` points and `thumbnails` thumbnails, those of the longest segments."""
+def longest(segments: Sequence[Segment], n: int) -> tuple[Segment, ...]:
+    """The `n` longest of the segments, in the order of time."""
+    kept = sorted(segments, key=lambda segment: segment.start - segment.end)[:n]
+    return tuple(sorted(kept, key=lambda segment: segment.start))
+
+
+def thinned(face: FaceReport, points: int, thumbnails: int, segments: int) -> FaceReport:
+    """The face with at most so many points, thumbnails (those of the longest segments) and segments (the longest)."""
     times, probs, width = downsample(face.times, face.probs, points)
     kept = face.thumbnails
     if len(kept) > thumbnails:
-        lengths = {segment.start: segment.end - segment.start for segment in face.segments}
-        starts = np.array(sorted(lengths))
-
-        def length(thumbnail: Thumbnail) -> float:
-            return lengths[float(starts[max(0, int(np.searchsorted(starts, thumbnail.time + 1e-9)) - 1)])]
-
-        longest = sorted(kept, key=length, reverse=True)[:thumbnails]
-        kept = tuple(sorted(longest, key=lambda thumbnail: thumbnail.time))
+        starts = np.array([segment.start for segment in face.segments])
+        at = np.searchsorted(starts, [thumbnail.time + 1e-9 for thumbnail in kept]).clip(1) - 1
+        lengths = [face.segments[i].end - face.segments[i].start for i in at.tolist()]
+        order = np.argsort([-length for length in lengths], kind="stable")[:thumbnails]
+        kept = tuple(kept[i] for i in sorted(order.tolist()))
     width = max(width, face.width)
-    return replace(face, times=times, probs=probs, width=width, gap=max(face.gap, 2.5 * width), thumbnails=kept)
+    return replace(
+        face,
+        segments=longest(face.segments, segments),
+        times=times,
+        probs=probs,
+        width=width,
+        gap=max(face.gap, 2.5 * width),
+        thumbnails=kept,
+    )

@@ -207,6 +207,20 @@ def test_an_hour_is_drawn_with_fewer_points_and_the_page_says_so(tmp_path):
     assert (tmp_path / "a.html").stat().st_size < 4e6
 
 
+def test_of_very_many_segments_the_longest_are_listed_and_counted(tmp_path):
+    parts = [DFEW[k % 7] for k in range(1500)]
+    rows = [row(2 * k + n / 2, name) for k, name in enumerate(parts) for n in range(4)]
+    one = source_report("a.mp4", rows, 3000.0)
+    page = written(tmp_path / "a.html", [one], model={})
+    assert "1,500 segments, the 500 longest of them listed" in page.text
+    assert len(page.all("tr")) == 501
+    assert len(page.data["sources"][0]["faces"][0]["segments"]) == 1500
+    many = written(tmp_path / "b.html", [one] * 60, model={})
+    assert len(many.all("tr")) <= 20_000 + 2 * 60 + 1
+    assert len(many.data["sources"][0]["faces"][0]["segments"]) == 1000
+    assert many.text.count("The strip has the 1,000 longest segments.") == 60
+
+
 def test_hundreds_of_sources_stay_within_bounds(tmp_path):
     one = source_report("a.mp4", talk(100, 20), 100.0, [picture_at(k * 10.0, "neutral") for k in range(30)])
     page = written(tmp_path / "a.html", [one] * 250)
