@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,8 @@ def read_video(
 
     Every `every`-th frame, or with `fps` at most so many a second, by the frames' own times (a variable frame rate is
     thinned evenly in time). Frames are turned upright by the container's rotation. `format` and `options` are FFmpeg's,
-    for devices. Times start at 0. Raises DataError where the source cannot be opened or holds no video; damage after
-    the first frame ends the iteration with a DataError whose message says how many frames were read.
+    for devices. Times start at 0. Raises DataError where the source cannot be opened or holds no video; and, when all
+    frames that can be read are out, where the file is damaged, or truncated by what its header tells.
     """
     if every < 1 or (fps is not None and fps <= 0):
         raise EcstflError("every must be 1 or more, and fps above 0")
@@ -103,20 +104,60 @@ def _opened(source: str | Path, format: str | None = None, options: dict[str, st
 
 
 def _decoded(container: InputContainer, stream: VideoStream, source: str | Path) -> Iterator[AVFrame]:
-    """Frames in playing order. A broken packet is passed over as players do; no frame at all is an error."""
+    """Frames in playing order. A broken packet is passed over as players do, and told of when all frames are out.
+
+    So is an end before the time that the header tells. No frame at all is an error.
+    """
     import av
 
-    count = 0
+    count = broken = 0
+    first: AVFrame | None = None
+    last: AVFrame | None = None
+    damage = ""
     try:
-        for frame in container.decode(stream):
-            count += 1
-            yield frame
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError as error:
+                broken, damage = broken + 1, _reason(error)
+                continue
+            for frame in frames:
+                count += 1
+                first, last = first or frame, frame
+                yield frame
     except (av.FFmpegError, OSError) as error:
         if count == 0:
             raise DataError(f"cannot decode video {source}: {_reason(error)}", "It may be truncated.") from error
         raise DataError(f"video {source} is damaged after {count} frames: {_reason(error)}") from error
-    if count == 0:
-        raise DataError(f"video {source} holds no frames", "It may be truncated.")
+    if first is None or last is None:
+        reason = f"cannot decode video {source}: {damage}" if damage else f"video {source} holds no frames"
+        raise DataError(reason, "It may be truncated.")
+    if broken:
+        raise DataError(f"video {source} is damaged: parts could not be decoded ({broken}), {count} frames could")
+    _require_whole(container, stream, first, last, source)
+
+
+def _require_whole(
+    container: InputContainer, stream: VideoStream, first: AVFrame, last: AVFrame, source: str | Path
+) -> None:
+    """Raises DataError where a tenth of the time that the header tells is missing, and more than half a second."""
+    seconds = _stream_seconds(container, stream)
+    if seconds is None or first.time is None or last.time is None or last.time_base is None:
+        return
+    reached = last.time - first.time + float((last.duration or 0) * last.time_base)
+    if seconds - reached > max(0.5, 0.1 * seconds):
+        raise DataError(f"video {source} ends after {reached:.1f} of {seconds:.1f} seconds; it is truncated")
+
+
+def _stream_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    """How long the pictures last by the header; sound may last longer."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    written = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))  # Matroska.
+    if written:
+        hours, minutes, seconds = map(float, written.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    return None
 
 
 def _reason(error: Exception) -> str:

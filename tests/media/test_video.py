@@ -70,6 +70,41 @@ def test_a_truncated_file_gives_what_can_be_read_or_one_clear_error(tmp_path: Pa
             next(iter(read_video(tmp_path / name)))
 
 
+def read_with_error(path: Path) -> tuple[int, str]:
+    """How many frames come, and what is said after them."""
+    count = 0
+    with pytest.raises(DataError) as caught:
+        for _ in read_video(path):
+            count += 1
+    return count, str(caught.value)
+
+
+def test_a_file_shorter_than_its_header_tells_is_said_to_be_truncated(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", [k / 30 for k in range(60)], size=(320, 240))
+    assert len(list(read_video(path))) == 60
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    count, said = read_with_error(cut)
+    assert 1 <= count < 54
+    assert "of 2.0 seconds; it is truncated" in said
+    assert str(cut) in said
+
+
+def test_a_broken_packet_is_passed_over_and_told_of(tmp_path: Path) -> None:
+    import av
+
+    path = write_video(tmp_path / "a.avi", [k / 30 for k in range(20)])
+    with av.open(str(path)) as container:
+        broken = [packet for packet in container.demux(video=0) if packet.size][10]
+        content = bytes(broken)
+    data = path.read_bytes()
+    assert data.count(content) == 1
+    path.write_bytes(data.replace(content, b"\x55" * len(content)))
+    count, said = read_with_error(path)
+    assert count == 19
+    assert "parts could not be decoded (1), 19 frames could" in said
+
+
 def test_a_missing_file_and_wrong_thinning_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no\.mp4"):
         next(iter(read_video(tmp_path / "no.mp4")))
