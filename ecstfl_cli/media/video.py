@@ -134,14 +134,12 @@ def _decoded(container: InputContainer, stream: VideoStream, source: str | Path)
         raise DataError(reason, "It may be truncated.")
     if broken:
         raise DataError(f"video {source} is damaged: parts could not be decoded ({broken}), {count} frames could")
-    _require_whole(container, stream, first, last, source)
+    _require_whole(stream, first, last, source)
 
 
-def _require_whole(
-    container: InputContainer, stream: VideoStream, first: AVFrame, last: AVFrame, source: str | Path
-) -> None:
+def _require_whole(stream: VideoStream, first: AVFrame, last: AVFrame, source: str | Path) -> None:
     """Raises DataError where a tenth of the time that the header tells is missing, and more than half a second."""
-    seconds = _stream_seconds(container, stream)
+    seconds = _stream_seconds(stream)
     if seconds is None or first.time is None or last.time is None or last.time_base is None:
         return
     reached = last.time - first.time + float((last.duration or 0) * last.time_base)
@@ -149,7 +147,7 @@ def _require_whole(
         raise DataError(f"video {source} ends after {reached:.1f} of {seconds:.1f} seconds; it is truncated")
 
 
-def _stream_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+def _stream_seconds(stream: VideoStream) -> float | None:
     """How long the pictures last by the header; sound may last longer."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
