@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,11 +33,13 @@ def _clip(subject: int, frames: int, expression: str) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(frame).resize((SIDE, SIDE))) for frame in drawn])
 
 
-def write_frames(path: Path, frames: Sequence[np.ndarray], fps: int = 25) -> Path:
-    """A video file of the frames."""
+def write_frames(
+    path: Path, frames: Sequence[np.ndarray], fps: int = 25, options: Mapping[str, str] | None = None
+) -> Path:
+    """A video file of the frames; `options` are those of FFmpeg's container."""
     import av
 
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=dict(options or {})) as container:
         stream = container.add_stream("mpeg4", rate=Fraction(fps))
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000

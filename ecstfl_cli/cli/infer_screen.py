@@ -21,6 +21,8 @@ SOURCES, FACES, CLASSES, PROBLEMS = 20, 5, 3, 20
 
 def print_media_result(result: MediaResult) -> None:
     """Each source's faces with what they show and for how long, all together, problems, and the files."""
+    from ecstfl_cli.engine.infer_media import describe_problem
+
     names = result.labels.names
     for source in result.sources[:SOURCES]:
         _print_source(source, names)
@@ -28,8 +30,8 @@ def print_media_result(result: MediaResult) -> None:
         _line(f"… and {len(result.sources) - SOURCES} more, in {result.out / 'summary.json'}")
     if len(result.sources) > 1:
         _print_all(result, names)
-    for name, problem in result.problems[:PROBLEMS]:
-        console.out.print(f"problem: {name}: {problem}", markup=False, style="yellow")
+    for problem in result.problems[:PROBLEMS]:
+        console.out.print(f"problem: {describe_problem(*problem)}", markup=False, style="yellow")
     if len(result.problems) > PROBLEMS:
         _line(f"… and {len(result.problems) - PROBLEMS} more, in {result.out / 'problems.csv'}")
     _line("")
@@ -63,7 +65,7 @@ def _print_source(source: SourceSummary, names: Sequence[str]) -> None:
 def _print_all(result: MediaResult, names: Sequence[str]) -> None:
     """One line each for stills and for videos: how much of what."""
     _line("")
-    for stills, what in ((True, "images"), (False, "videos")):
+    for stills, what in ((True, "image"), (False, "video")):
         of_kind = [source for source in result.sources if (source.kind == "image") == stills]
         if not of_kind:
             continue
@@ -71,7 +73,7 @@ def _print_all(result: MediaResult, names: Sequence[str]) -> None:
         totals = [sum(column) for column in zip(*seen, strict=True)]
         faces = sum(source.faces for source in of_kind)
         length = "" if stills else f", {_clock(sum(source.duration or 0.0 for source in of_kind))}"
-        text = f"{len(of_kind)} {what}{length}, {_count(faces, 'face')}"
+        text = f"{_count(len(of_kind), what)}{length}, {_count(faces, 'face')}"
         console.out.print(f"{text}  {_shares(totals, names, len(names))}".rstrip(), markup=False, style="bold")
 
 

@@ -23,7 +23,7 @@ from ecstfl_cli.api import Modality
 from ecstfl_cli.engine.infer import model_summary, require_modality, result_folder
 from ecstfl_cli.engine.media_job import UNFINISHED, Job, MediaSettings, Shard, is_unfinished
 from ecstfl_cli.engine.media_pool import look_at_units, media_workers
-from ecstfl_cli.engine.media_worker import OnLive, Worker
+from ecstfl_cli.engine.media_worker import OnLive, Worker, nothing
 from ecstfl_cli.engine.recogniser import Recogniser
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.source_summary import SourceSummary
@@ -76,8 +76,10 @@ class MediaResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for JSON, without the rows."""
+        model = {key: value for key, value in self.model.items() if key not in ("card", "measured")}
         return {
-            "model": self.model,
+            "model": model,
+            "inputs": list(self.settings.inputs),
             "settings": asdict(self.settings),
             "out": str(self.out),
             "labels": list(self.labels.names),
@@ -127,9 +129,13 @@ def infer_media(
             named = [name for name in settings.inputs if name != "-"]
             return find_sources(named, listed=listed, camera=settings.camera, folders_are_videos=as_videos)
 
-        job, found = Job.open(folder, settings, model_summary(recogniser.model), find, shard)
+        model = recogniser.model
+        about = {**model_summary(model), "card": model.card, "measured": model.measured}
+        job, found = Job.open(folder, settings, about, find, shard)
         _tell_found(job, found, reporter)
-    elif job.settings.weights != settings.weights:
+    elif job.settings.weights == settings.weights:
+        _tell_found(job, None, reporter)
+    else:
         raise EcstflError(f"{job.out} was begun with other weights than {recogniser.model.source} has now")
     try:
         _look(job, recogniser, compute, on_live, reporter)
@@ -143,6 +149,11 @@ def infer_media(
             )
         raise
     return put_together(job)
+
+
+def describe_problem(source: str, problem: str) -> str:
+    """One line: what is wrong with a source, which most messages name themselves."""
+    return problem if source in problem else f"{source}: {problem}"
 
 
 def merge(out: Path) -> MediaResult:
@@ -253,7 +264,7 @@ def _look(job: Job, recogniser: Recogniser, compute: Compute, on_live: OnLive | 
     live = any(source.live for unit in units for source in unit.sources)
     workers = 1 if live else media_workers(compute.workers, len(units), recogniser.model.device)
     with ends_on_interrupt() if live else nullcontext(lambda: False) as stopped:
-        here = Worker(job, recogniser, on_live or (lambda *_: None), stopped)
+        here = Worker(job, recogniser, stopped=stopped, on_live=on_live or nothing)
         there = functools.partial(_worker, job, job.settings, compute)
         look_at_units(job, units, workers, here, there, reporter)
 
@@ -300,9 +311,13 @@ def put_together(job: Job) -> MediaResult:
         if not is_unfinished(job.out):  # Another process that was done at the same time has been quicker.
             return result
         if all(source.failed for source in result.sources):
-            lines = [f"{name}: {problem}" for name, problem in result.problems]
+            lines = [describe_problem(*problem) for problem in result.problems]
             lock.unlink(missing_ok=True)
             job.remove()
+            if len(lines) == 1:
+                raise DataError(
+                    describe_problem(*result.problems[0]), "No other input was given, so nothing was written."
+                )
             raise DataError(f"none of the {len(lines)} sources could be looked at:\n" + listing(lines))
         _write(job, result)
         lock.unlink(missing_ok=True)
@@ -317,6 +332,10 @@ def _write(job: Job, result: MediaResult) -> None:
         if format != "csv":
             convert_table(table, table.with_suffix(f".{format}"))
     try:
+        if job.settings.report:
+            from ecstfl_cli.engine.media_report import write_media_report
+
+            write_media_report(job, result.sources, job.out / "report.html")
         if result.problems:
             with (
                 complete_file(job.out / "problems.csv") as partial,

@@ -184,7 +184,7 @@ class Job:
     @functools.cached_property
     def common_folder(self) -> Path:
         """The deepest folder that holds all sources that are files."""
-        parents = {Path(source.name).absolute().parent for source in self.sources if not source.live}
+        parents = {normal_path(source.name).parent for source in self.sources if not source.live}
         try:
             return Path(os.path.commonpath(parents)) if parents else Path.cwd()
         except ValueError as error:  # They lie on several drives.
@@ -246,6 +246,11 @@ class Job:
                 if content and content["unit"] < len(self.units):
                     summaries = [SourceSummary.from_dict(values) for values in content["sources"]]
                     self._done[content["unit"]] = summaries
+
+
+def normal_path(name: str) -> Path:
+    """An absolute path without `..`, links as they are."""
+    return Path(os.path.abspath(name))  # noqa: PTH100 (Path.absolute keeps `..`, and Path.resolve follows links)
 
 
 def is_unfinished(out: Path) -> bool:

@@ -16,7 +16,10 @@ from ecstfl_cli.engine.media_job import Job, Unit
 from ecstfl_cli.engine.media_worker import Worker
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.source_summary import SourceSummary
+from ecstfl_cli.engine.sources import MediaSource
+from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.row_tables import RowTable
+from ecstfl_cli.media.video import probe
 
 # Cores that decoding, detection and recognition of one video keep busy together.
 CORES_A_VIDEO = 4
@@ -45,17 +48,38 @@ def look_at_units(
     `here` is the worker of this process, `there(threads)`, which is pickled, makes one in each of several processes.
     A process that dies takes one source with it at most: that is said in its summary. Raises OutputError.
     """
+    if len(units) == 1 and units[0].sources[0].kind != "image":
+        with _seconds_of(units[0].sources[0], reporter) as here.on_time:
+            job.record(units[0], here.look_at(units[0]))
+        return
     total = sum(len(unit.sources) for unit in units)
     with reporter.progress("looking", total, "files") as advance:
-        done = _here(here, units) if workers == 1 else _pooled(job, units, workers, there)
+        done = ((unit, here.look_at(unit)) for unit in units) if workers == 1 else _pooled(job, units, workers, there)
         for unit, summaries in done:
             job.record(unit, summaries)
             advance(len(unit.sources))
 
 
-def _here(worker: Worker, units: Sequence[Unit]) -> Iterator[tuple[Unit, list[SourceSummary]]]:
-    for unit in units:
-        yield unit, worker.look_at(unit)
+@contextmanager
+def _seconds_of(source: MediaSource, reporter: Reporter) -> Iterator[Callable[[float], None]]:
+    """Progress through a single video, in seconds of it, where its length is known; a function that takes the time."""
+    try:
+        seconds = probe(source.name).seconds if source.kind == "video" else None
+    except DataError:
+        seconds = None
+    if seconds is None:
+        yield lambda _: None
+        return
+    with reporter.progress("looking", round(seconds), "s") as advance:
+        reached = 0
+
+        def at(time: float) -> None:
+            nonlocal reached
+            if int(time) > reached:
+                advance(int(time) - reached)
+                reached = int(time)
+
+        yield at
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecstfl_cli.engine.media_job import Job, Unit
+from ecstfl_cli.engine.media_job import Job, Unit, normal_path
 from ecstfl_cli.engine.recogniser import Recogniser
 from ecstfl_cli.engine.results import FaceResult, to_row
 from ecstfl_cli.engine.source_summary import SourceSummary, Tally
@@ -35,25 +35,29 @@ from ecstfl_cli.report.thumbnails import Thumbnail, ThumbnailKeeper
 Pixels = NDArray[np.uint8]
 # Called with the time in seconds, the results and their classes, for each frame of a live source as it comes.
 OnLive = Callable[[float, Sequence[FaceResult], LabelMap], None]
+# What a header may promise too much: sound goes on, frames are thinned.
+MISSING_SECONDS = 2.0
 # A network that says nothing for so many microseconds has gone. FFmpeg calls it differently for each protocol.
 _SILENCE = {"rw_timeout": "15000000", "timeout": "15000000"}
 
 
-def _nothing(*_: Any) -> None:
-    pass
+def nothing(*_: Any) -> None:
+    """Listens to what nobody wants to hear."""
 
 
 @dataclass
 class Worker:
     """Looks at units with one recogniser.
 
-    `on_live` hears of each frame of live sources, and `stopped` says whether they are to end now.
+    `on_live` hears of each frame of live sources, and `stopped` says whether they are to end now. `on_time` hears how
+    many seconds of a video have been looked at.
     """
 
     job: Job
     recogniser: Recogniser
-    on_live: OnLive = _nothing
+    on_live: OnLive = nothing
     stopped: Callable[[], bool] = bool
+    on_time: Callable[[float], None] = nothing
 
     def look_at(self, unit: Unit) -> list[SourceSummary]:
         """Write a unit's rows, and what else the job's settings ask for; its sources' summaries.
@@ -75,15 +79,15 @@ class Worker:
     def _images(self, unit: Unit, take: Callable, keep: Callable) -> list[SourceSummary]:
         summaries = []
         for source, pixels, results in self._seen(unit.sources):
-            problem = pixels.message if isinstance(pixels, DataError) else ""
+            problem = _said(source, pixels) if isinstance(pixels, DataError) else ""
             take(results)
+            keeper = ThumbnailKeeper()
             if isinstance(pixels, np.ndarray):
-                keeper = ThumbnailKeeper()
                 keeper.add(0.0, pixels, results)
-                keep(source, keeper)
                 if self.job.settings.annotate:
                     with _writing():
                         annotate_image(pixels, results, self.recogniser.labels.names, self._copy(source))
+            keep(source, keeper)
             tally = Tally(source.name, source.kind, len(self.recogniser.labels))
             summaries.append(tally.finish_still(results, problem))
         return summaries
@@ -123,6 +127,7 @@ class Worker:
                             video.write(frame.time, frame.pixels, results)
                     if keeper:
                         keeper.add(frame.time, frame.pixels, results)
+                    self.on_time(frame.time)
                     if source.live:
                         self.on_live(frame.time, results, self.recogniser.labels)
             except KeyboardInterrupt:
@@ -132,11 +137,13 @@ class Worker:
             except OutputError:
                 raise
             except EcstflError as error:
-                problem = error.message
+                problem = _said(source, error)
             except Exception as error:
                 problem = self._internal(source, error)
         if keeper:
             keep(source, keeper)
+        if not problem and source.kind == "video" and self.job.settings.max_seconds is None:
+            problem = _missing_end(source, tally.last)
         return tally.finish(problem)
 
     def _frames(self, source: MediaSource) -> Iterator[VideoFrame]:
@@ -193,13 +200,13 @@ class Worker:
         folder = self.job.out / "annotated"
         if source.live:
             return folder / re.sub(r"[^\w.-]+", "_", source.name).strip("_")
-        return folder / Path(source.name).absolute().relative_to(self.job.common_folder)
+        return folder / normal_path(source.name).relative_to(self.job.common_folder)
 
     @contextmanager
     def _thumbnails(self, unit: Unit) -> Iterator[Callable[[MediaSource, ThumbnailKeeper], None]]:
         """A function that keeps a source's thumbnails for the report, which is written when all units are done."""
         if not self.job.settings.report:
-            yield _nothing
+            yield nothing
             return
         with _writing(), complete_file(self.job.thumbnails(unit)) as partial, partial.open("w") as file:
 
@@ -210,12 +217,32 @@ class Worker:
             yield keep
 
 
+def _said(source: MediaSource, error: EcstflError) -> str:
+    """What is wrong with a source, in one line."""
+    if source.kind in ("image", "video") and Path(source.name).is_file() and not Path(source.name).stat().st_size:
+        return "is empty (0 bytes)"
+    return " ".join(error.message.split("\n"))
+
+
+def _missing_end(source: MediaSource, last: float) -> str:
+    """What to say of a video that ends earlier than its header says; an empty string where it does not."""
+    try:
+        seconds = probe(source.name).seconds
+    except DataError:  # An animated image that FFmpeg does not read.
+        return ""
+    if seconds is None or last + max(MISSING_SECONDS, 0.05 * seconds) > seconds:
+        return ""
+    return f"ends after {last:.1f} of {seconds:.1f} seconds; it may be truncated"
+
+
 def _thumbnail_to_dict(thumbnail: Thumbnail) -> dict[str, Any]:
     return {**vars(thumbnail), "jpeg": base64.b64encode(thumbnail.jpeg).decode()}
 
 
 def read_thumbnails(path: Path) -> Iterator[list[Thumbnail]]:
     """The thumbnails of each source of a unit, in order."""
+    if not path.exists():  # The process that looked at the unit has died.
+        return
     with path.open() as file:
         for line in file:
             kept = json.loads(line)["thumbnails"]

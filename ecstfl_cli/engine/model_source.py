@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,8 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class InferenceModel:
     """A model ready to predict, whichever runtime it runs in.
 
-    `logits` maps uint8 frames on `device`, (B, T, H, W, 3) or (B, H, W, 3), to logits (B, K).
+    `logits` maps uint8 frames on `device`, (B, T, H, W, 3) or (B, H, W, 3), to logits (B, K). `card` is what a
+    published model says of itself, and `measured` how well it did on which data; both are empty where it does not say.
     """
 
     source: str
@@ -41,6 +43,8 @@ class InferenceModel:
     device: torch.device
     precision: str
     logits: Callable[[Tensor], Tensor]
+    card: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
     def autocast(self) -> AbstractContextManager:
         """The context in which `logits` is called."""
@@ -92,6 +96,8 @@ def open_model(
         device=torch_device,
         precision=resolve_precision(precision, torch_device),
         logits=lambda frames: model(frames)[0],
+        card=checkpoint.card,
+        measured=checkpoint.metrics.get("published", {}),
     )
 
 

@@ -101,7 +101,7 @@ def find_sources(
 def read_list(stream: IO[bytes], null: bool) -> list[str]:
     """The paths of a list, one a line, or ended by NUL characters as `find -print0` does; empty ones are left out."""
     separator = b"\0" if null else b"\n"
-    names = (part if null else part.strip(b"\r \t") for part in stream.read().split(separator))
+    names = (part if null else part.rstrip(b"\r") for part in stream.read().split(separator))
     return [os.fsdecode(name) for name in names if name]
 
 
@@ -202,7 +202,7 @@ def _search(folder: Path, found: Found, folders_are_videos: bool) -> str:
     if len(found.sources) > sources:
         return ""
     others = found.passed_over.total() - others
-    return "holds neither pictures nor videos" + (f", but {others} other files" if others else "")
+    return "holds neither pictures nor videos" + (f" (other files: {others})" if others else "")
 
 
 def _walk(folder: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, list[str]]]:

@@ -27,9 +27,7 @@ def camera_input(camera: str, platform: str = sys.platform) -> CameraInput:
         device = f"/dev/video{camera}" if camera.isdigit() else camera
         if not Path(device).exists():
             found = sorted(str(path) for path in Path("/dev").glob("video*"))
-            raise DataError(
-                f"there is no camera {camera}: no device {device}", f"Devices: {', '.join(found) or 'none'}"
-            )
+            raise DataError(f"there is no camera {camera}: no device {device}; there are: {', '.join(found) or 'none'}")
         return CameraInput(device, "v4l2", {})
     if platform == "darwin":
         # Without a rate that the camera has, AVFoundation refuses; its webcams have 30.
@@ -52,5 +50,5 @@ def _windows_name(camera: str) -> str:
         )
     names = [device.description or device.name for device in listed("dshow") if "video" in device.media_types]
     if int(camera) >= len(names):
-        raise DataError(f"there is no camera {camera}", f"Cameras: {', '.join(names) or 'none'}")
+        raise DataError(f"there is no camera {camera}; there are: {', '.join(names) or 'none'}")
     return names[int(camera)]

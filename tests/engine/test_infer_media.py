@@ -1,0 +1,444 @@
+"""`infer` on pictures and videos: rows, problems, going on, parts, and what must never be half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import resource
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawn_faces import drawn_scene, write_frames
+from PIL import Image
+from small_model import save_small_model
+
+from ecstfl_cli.engine.infer_media import (
+    Compute,
+    MediaResult,
+    MediaSettings,
+    ends_on_interrupt,
+    infer_media,
+    merge,
+    parse_shard,
+)
+from ecstfl_cli.engine.media_job import Job, Shard
+from ecstfl_cli.engine.media_worker import Worker
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.labels import label_map_from
+from ecstfl_cli.media.row_tables import OutputError
+
+NAMES = label_map_from("dfew").names
+Look = Callable[..., MediaResult]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small_model(tmp_path_factory.mktemp("model") / "stills.safetensors", "img")
+
+
+@pytest.fixture
+def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> Look:
+    """`look(*inputs, out=…, …)` looks in `tmp_path`, at pictures that are faces, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*inputs: str, workers: int = 0, **options: Any) -> MediaResult:
+        keys = ("out", "resume", "shard", "stdin", "null", "on_live", "modality", "reporter")
+        how = {key: options.pop(key) for key in keys if key in options}
+        settings = MediaSettings(**{"inputs": inputs, "model": str(model), "faces": False, **options})
+        compute = Compute(device="cpu", workers=workers)
+        return infer_media(settings, compute=compute, **{"reporter": Reporter(), "out": Path("o"), **how})
+
+    return run
+
+
+def picture(path: str, seed: int = 0) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def video(path: str, frames: int = 10, seed: int = 0) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    images = np.random.default_rng(seed).integers(0, 256, (frames, 48, 48, 3), dtype=np.uint8)
+    write_frames(Path(path), list(images))
+    return path
+
+
+def small_batch() -> str:
+    """A directory of three pictures and three videos, one of which is no video."""
+    for n in range(3):
+        picture(f"d/{n}.png", n)
+    video("d/b.mp4", seed=7)
+    video("d/c.mp4", 6, seed=8)
+    Path("d/bad.mp4").write_text("no video")
+    return "d"
+
+
+def table(out: str = "o") -> pd.DataFrame:
+    return pd.read_csv(Path(out) / "predictions.csv")
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_a_video_gives_a_row_for_each_face_and_frame(look: Look) -> None:
+    result = look(video("talk.mp4"), formats=("csv", "json", "parquet"))
+    rows = table()
+    head = ["source", "frame", "time", "face", "left", "top", "right", "bottom", "score", "frames", "expression"]
+    assert list(rows.columns) == [*head, *(f"prob_{name}" for name in NAMES)]
+    assert rows["frame"].tolist() == list(range(10))
+    np.testing.assert_allclose(rows["time"], np.arange(10) / 25, atol=1e-3)
+    probs = rows[[f"prob_{name}" for name in NAMES]].to_numpy()
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
+    assert [NAMES[k] for k in probs.argmax(axis=1)] == rows["expression"].tolist()
+    assert json.loads(Path("o/predictions.json").read_text()) == rows.to_dict("records")
+    pd.testing.assert_frame_equal(pd.read_parquet("o/predictions.parquet"), rows, check_dtype=False)
+    (source,) = result.sources
+    assert (source.rows, source.frames, source.faces, source.duration) == (10, 10, 1, pytest.approx(0.4))
+    assert sum(source.seconds) == pytest.approx(0.4)
+    assert sorted(path.name for path in result.files) == [
+        "predictions.csv", "predictions.json", "predictions.parquet", "summary.json",
+    ]  # fmt: skip
+
+
+def test_sources_keep_the_order_of_the_inputs(look: Look) -> None:
+    inputs = [picture("z.png"), video("m.mp4", 3), picture("a.png", 1), picture("10.png", 2), picture("2.png", 3)]
+    result = look(*inputs)
+    assert table()["source"].drop_duplicates().tolist() == inputs
+    assert [source.name for source in result.sources] == inputs
+
+
+def test_thinning_and_the_first_seconds(look: Look) -> None:
+    video("talk.mp4", 50)
+    look("talk.mp4", out=Path("a"), every=4)
+    assert table("a")["frame"].tolist() == list(range(0, 50, 4))
+    look("talk.mp4", out=Path("b"), fps=5)
+    assert table("b")["frame"].tolist() == list(range(0, 50, 5))
+    look("talk.mp4", out=Path("c"), max_seconds=0.2)
+    assert table("c")["frame"].tolist() == list(range(5))
+
+
+def test_a_folder_of_images_is_stills_or_with_a_frame_rate_a_video(look: Look) -> None:
+    for n in range(1, 12):
+        picture(f"clip/{n}.png", n)
+    look("clip", out=Path("stills"))
+    assert table("stills")["source"].tolist() == [f"clip/{n}.png" for n in range(1, 12)]
+    look("clip", out=Path("video"), frame_rate=10)
+    assert table("video")["source"].unique().tolist() == ["clip"]
+    np.testing.assert_allclose(table("video")["time"], np.arange(11) / 10)
+
+
+def test_faces_are_found_annotated_and_reported(look: Look) -> None:
+    write_frames(Path("talk.mp4"), drawn_scene((1, 2), 6))
+    Image.fromarray(drawn_scene((1,))[0]).save("photo.jpg")
+    result = look("talk.mp4", "photo.jpg", faces="auto", annotate=True, report=True)
+    assert [source.faces for source in result.sources] == [2, 1]
+    with Image.open("o/annotated/photo.jpg") as copy, Image.open("photo.jpg") as photo:
+        assert copy.size == photo.size
+        assert np.abs(np.asarray(copy, dtype=int) - np.asarray(photo)).max() > 100
+    assert Path("o/annotated/talk.mp4").stat().st_size > 1000
+    page = Path("o/report.html").read_text()
+    assert "talk.mp4" in page
+    assert "data:image/jpeg;base64" in page
+    assert not Path("o/unfinished").exists()
+
+
+def test_copies_lie_as_the_sources_do_below_their_common_folder(look: Look, tmp_path: Path) -> None:
+    picture("deep/x/a.png")
+    picture("deep/y/a.png", 1)
+    look(str(tmp_path / "deep" / "x"), "deep/x/../y/a.png", annotate=True)
+    assert Path("o/annotated/x/a.png").is_file()
+    assert Path("o/annotated/y/a.png").is_file()
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_read_is_a_line_and_does_not_stop_the_others(look: Look) -> None:
+    small_batch()
+    Path("d/empty.mp4").touch()
+    Path("d/empty.png").touch()
+    whole = Path(picture("d/half.png", 9)).read_bytes()
+    Path("d/half.png").write_bytes(whole[: len(whole) // 2])
+    result = look("d")
+    assert table()["source"].nunique() == 5
+    problems = dict(result.problems)
+    assert set(problems) == {"d/bad.mp4", "d/empty.mp4", "d/empty.png", "d/half.png"}
+    assert problems["d/empty.mp4"] == problems["d/empty.png"] == "is empty (0 bytes)"
+    assert all("\n" not in problem for problem in problems.values())
+    assert pd.read_csv("o/problems.csv")["source"].tolist() == [name for name, _ in result.problems]
+
+
+def test_a_video_that_ends_early_keeps_its_rows_and_says_so(look: Look) -> None:
+    frames = list(np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8))
+    whole = write_frames(Path("whole.mp4"), frames, fps=5, options={"movflags": "faststart"}).read_bytes()
+    Path("cut.mp4").write_bytes(whole[: len(whole) // 2])
+    result = look("whole.mp4", "cut.mp4")
+    assert table()["source"].value_counts()["whole.mp4"] == 40
+    assert 5 < table()["source"].value_counts()["cut.mp4"] < 30
+    ((name, problem),) = result.problems
+    assert name == "cut.mp4"
+    assert re.fullmatch(r"ends after \d\.\d of 8\.0 seconds; it may be truncated", problem)
+
+
+def test_a_bug_in_one_image_is_a_problem_of_that_image(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ecstfl_cli.engine import recogniser
+
+    read = recogniser.read_image
+
+    def broken(path: Path) -> np.ndarray:
+        if path.name == "1.png":
+            raise ZeroDivisionError("boom")
+        return read(path)
+
+    small_batch()
+    monkeypatch.setattr(recogniser, "read_image", broken)
+    result = look("d/0.png", "d/1.png", "d/2.png")
+    assert table()["source"].tolist() == ["d/0.png", "d/2.png"]
+    assert [name for name, _ in result.problems] == ["d/1.png"]
+    assert "ZeroDivisionError: boom" in result.problems[0][1]
+    assert "Traceback" in Path("o/errors.log").read_text()
+
+
+def test_where_nothing_could_be_read_there_is_an_error_and_nothing_is_left(look: Look) -> None:
+    Path("a.mp4").write_text("x")
+    Path("b.jpg").touch()
+    with pytest.raises(DataError, match=r"(?s)none of the 2 sources.*a\.mp4.*b\.jpg: is empty"):
+        look("a.mp4", "b.jpg")
+    with pytest.raises(DataError, match=r"cannot open video a\.mp4"):
+        look("a.mp4")
+    with pytest.raises(DataError, match=r"nothing\.mp4: no such file"):
+        look("nothing.mp4")
+    with pytest.raises(DataError, match="no camera 97"):
+        look(camera="97")
+    assert not Path("o").exists()
+
+
+def test_results_that_cannot_be_written_end_the_job_which_then_goes_on(look: Look) -> None:
+    picture("a.png")
+    video("b.mp4", 200)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    reporter = Reporter()
+    try:
+        with pytest.raises(OutputError, match=r"cannot write o/unfinished/rows/000001\.csv: File too large"):
+            look("a.png", "b.mp4", reporter=reporter)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "1 of 2 sources are done. Go on with: ecstfl infer --resume o" in reporter.warnings[-1]
+    assert not Path("o/predictions.csv").exists()
+    assert list(Path("o/unfinished/rows").iterdir()) == [Path("o/unfinished/rows/000000.csv")]
+    look("a.png", "b.mp4")
+    assert len(table()) == 201
+    with pytest.raises(OutputError, match="cannot write"):
+        look("a.png", out=Path("a.png/below"))
+
+
+def test_an_earlier_result_is_not_overwritten(look: Look) -> None:
+    look(picture("a.png"))
+    with pytest.raises(EcstflError, match=r"(?s)o holds an earlier result: predictions\.csv.*--out"):
+        look("a.png")
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+def interrupted(look: Look, after: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """Look at the small batch, and press Ctrl-C when `after` units are done."""
+    look_at = Worker.look_at
+    done = []
+
+    def counted(self: Worker, unit: Any) -> Any:
+        if len(done) == after:
+            raise KeyboardInterrupt
+        done.append(unit)
+        return look_at(self, unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "look_at", counted)
+        with pytest.raises(KeyboardInterrupt):
+            look("d", **options)
+
+
+def test_the_same_command_goes_on_where_it_was_interrupted(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_batch()
+    look("d", out=Path("whole"))
+    interrupted(look, 2, monkeypatch)
+    assert not Path("o/predictions.csv").exists()
+    looked: list[str] = []
+    monkeypatch.setattr(Worker, "look_at", _noting(looked))
+    reporter = Reporter()
+    look("d", reporter=reporter)
+    assert looked == ["000002", "000003"]
+    assert "going on in o: 4 of 6 sources are done" in reporter.notes
+    assert Path("o/predictions.csv").read_bytes() == Path("whole/predictions.csv").read_bytes()
+    assert pd.read_csv("o/problems.csv")["source"].tolist() == ["d/bad.mp4"]
+
+
+def _noting(looked: list[str]) -> Callable:
+    look_at = Worker.look_at
+
+    def noting(self: Worker, unit: Any) -> Any:
+        looked.append(unit.name)
+        return look_at(self, unit)
+
+    return noting
+
+
+def test_resume_needs_the_folder_only(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_batch()
+    interrupted(look, 1, monkeypatch, every=2)
+    with pytest.raises(EcstflError, match=r"(?s)other settings:\n  every: 2 there, 3 now"):
+        look(resume=Path("o"), out=None, faces="auto", model="", every=3)
+    look(resume=Path("o"), out=None, faces="auto", model="")
+    assert table().query("source == 'd/b.mp4'")["frame"].tolist() == [0, 2, 4, 6, 8]
+    with pytest.raises(EcstflError, match="o holds no unfinished result: it is finished"):
+        look(resume=Path("o"))
+
+
+def test_other_settings_are_refused_with_what_differs(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_batch()
+    interrupted(look, 1, monkeypatch)
+    with pytest.raises(EcstflError) as caught:
+        look("d", "d/0.png", smoothing=0.0, annotate=True)
+    assert [line.strip() for line in caught.value.message.splitlines()[1:]] == [
+        "inputs: d there, d d/0.png now", "smoothing: 0.3 there, 0.0 now", "annotate: False there, True now",
+    ]  # fmt: skip
+
+
+def test_a_journal_that_was_cut_off_loses_its_last_unit_only(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_batch()
+    interrupted(look, 3, monkeypatch)
+    (journal,) = Path("o/unfinished").glob("journal-*")
+    journal.write_bytes(journal.read_bytes()[:-30])
+    assert len(Job.resume(Path("o"), Shard()).left()) == 2
+    look("d")
+    assert table()["source"].nunique() == 5
+
+
+def test_files_that_came_since_are_not_looked_at(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_batch()
+    interrupted(look, 1, monkeypatch)
+    picture("d/new.png")
+    assert "d/new.png" not in [source.name for source in look("d").sources]
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_shards_together_give_what_one_process_gives(look: Look) -> None:
+    small_batch()
+    look("d", out=Path("one"), formats=("csv", "parquet"))
+    options = {"formats": ("csv", "parquet")}
+    second = look("d", shard=Shard(1, 3), **options)
+    assert not second.finished
+    assert second.missing == 5
+    with pytest.raises(EcstflError, match="5 of 6 sources are not done"):
+        merge(Path("o"))
+    assert not look("d", shard=Shard(0, 3), **options).finished
+    assert look("d", shard=Shard(2, 3), **options).finished
+    for name in ("predictions.csv", "predictions.parquet", "problems.csv"):
+        assert Path("o", name).read_bytes() == Path("one", name).read_bytes(), name
+
+
+def test_folders_that_were_copied_together_merge(look: Look) -> None:
+    small_batch()
+    look("d", out=Path("one"))
+    look("d", out=Path("a"), shard=Shard(0, 2))
+    look("d", out=Path("b"), shard=Shard(1, 2))
+    shutil.copytree("b", "a", dirs_exist_ok=True)
+    assert merge(Path("a")).finished
+    assert Path("a/predictions.csv").read_bytes() == Path("one/predictions.csv").read_bytes()
+
+
+def test_the_environment_of_torchrun_is_a_shard(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_batch()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        result = look("d")
+    assert result.finished
+    with pytest.raises(EcstflError, match="one folder"):
+        look("d", out=None)
+
+
+def test_shards_are_counted_from_one() -> None:
+    assert parse_shard("2/4") == Shard(1, 4)
+    for wrong in ("0/4", "5/4", "2", "a/b", "1/-1", ""):
+        with pytest.raises(EcstflError, match="I/N"):
+            parse_shard(wrong)
+
+
+def test_files_in_several_processes_give_the_same_rows(look: Look) -> None:
+    small_batch()
+    look("d", out=Path("one"))
+    result = look("d", workers=2)
+    assert [name for name, _ in result.problems] == ["d/bad.mp4"]
+    one, two = table("one"), table()
+    numbers = [name for name in one if one[name].dtype == float]
+    np.testing.assert_allclose(one[numbers], two[numbers], atol=1e-4)
+    pd.testing.assert_frame_equal(one.drop(columns=numbers), two.drop(columns=numbers))
+    assert not multiprocessing.active_children()
+
+
+# --- live ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_live_source_ends_when_it_is_asked_to_and_keeps_its_rows(look: Look) -> None:
+    os.mkfifo("pipe.ts")
+    content = Path(video("talk.ts", 60)).read_bytes()
+    write_end_closes = threading.Event()
+
+    def send() -> None:
+        with contextlib.suppress(BrokenPipeError), Path("pipe.ts").open("wb") as pipe:
+            pipe.write(content)
+            pipe.flush()
+            write_end_closes.wait(20)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    seen: list[float] = []
+
+    def on_live(time: float, results: Any, labels: Any) -> None:  # noqa: ARG001
+        seen.append(time)
+        if len(seen) == 5:
+            assert len(pd.read_csv(next(Path("o/unfinished/rows").iterdir()))) == 5, "rows are there as they come"
+            os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        result = look("pipe.ts", on_live=on_live, annotate=True)
+    finally:
+        write_end_closes.set()
+        sender.join(20)
+    assert 5 <= len(table()) < 20
+    assert result.sources[0].kind == "stream"
+    assert Path("o/annotated/pipe.ts.mp4").stat().st_size > 500
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_second_interrupt_does_not_wait() -> None:
+    with ends_on_interrupt() as stopped:
+        assert not stopped()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_live_source_is_alone(look: Look) -> None:
+    picture("a.png")
+    with pytest.raises(EcstflError, match=r"rtsp://x/y is live and has to be the only input"):
+        look("rtsp://x/y", "a.png")
+    assert not Path("o").exists()
