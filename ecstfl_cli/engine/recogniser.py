@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from ecstfl_cli.api import FaceCrop
 from ecstfl_cli.components.transforms import resize
@@ -21,7 +22,7 @@ from ecstfl_cli.engine.results import FaceResult, Problem, Results
 from ecstfl_cli.engine.smoothing import Smoothing
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
-from ecstfl_cli.media.decode import read_image
+from ecstfl_cli.media.decode import pillow_pixels, read_image
 from ecstfl_cli.media.faces.cropping import crop_faces
 from ecstfl_cli.media.faces.finding import PHOTO_SIZES, VIDEO_SIZES, FaceFinder
 from ecstfl_cli.media.faces.following import follow_faces
@@ -35,6 +36,9 @@ Pixels = NDArray[np.uint8]
 TINY = 128
 # Frames that are decoded, searched and recognised at a time; a few megabytes each, so that memory stays flat.
 AHEAD = 16
+# Pictures that are searched and recognised at a time: so many, or so few that their pixels take so many bytes.
+IMAGES = 32
+IMAGE_BYTES = 128 << 20
 
 
 class Seen(NamedTuple):
@@ -202,7 +206,7 @@ class Recogniser:
 
         Reading runs ahead in a thread; images are searched and recognised in batches.
         """
-        for batch in _batches(prefetched(_read(named), 2 * AHEAD), AHEAD):
+        for batch in prefetched(_image_batches(_read(named)), 1):
             pixels = [image for _, image in batch if not isinstance(image, DataError)]
             found = iter(self._faces_in(pixels))
             faces = [[] if isinstance(image, DataError) else next(found) for _, image in batch]
@@ -219,6 +223,7 @@ class Recogniser:
     def probs(self, crops: Pixels) -> NDArray[np.float32]:
         """Probs (N, K) of face crops: (N, H, W, 3) uint8 for a model of stills, (N, T, H, W, 3) for one of clips."""
         spec = self.model.input
+        crops = np.require(crops, requirements="W")
         if crops.ndim == 4 and crops.shape[1:3] != (spec.size, spec.size) and len(crops):
             crops = resize(crops, spec.size, spec.resize)
         out = [np.empty((0, len(self.labels)), np.float32)]
@@ -277,7 +282,8 @@ class Recogniser:
         if not faces:
             return np.empty((0, spec.size, spec.size, 3), np.uint8)
         if self._is_face(pixels):
-            return resize(pixels[None], spec.size, spec.resize)
+            # torch warns of arrays that may not be written to, which Pillow's are.
+            return resize(np.require(pixels[None], requirements="W"), spec.size, spec.resize)
         crops = crop_faces(pixels, faces, self.crop)
         return crops if self.crop.size == spec.size else resize(crops, spec.size, spec.resize)
 
@@ -325,10 +331,28 @@ def _read(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Pixels | Data
             yield name, error
 
 
+def _image_batches(
+    images: Iterable[tuple[str, Pixels | DataError]],
+) -> Iterator[list[tuple[str, Pixels | DataError]]]:
+    """Lists of images; of large photographs fewer, because three lists are in memory at a time."""
+    batch: list[tuple[str, Pixels | DataError]] = []
+    size = 0
+    for name, image in images:
+        batch.append((name, image))
+        size += image.nbytes if isinstance(image, np.ndarray) else 0
+        if len(batch) == IMAGES or size >= IMAGE_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def _pixels(name: str, image: Any) -> Pixels:
     if isinstance(image, str | Path):
         return read_image(Path(image))
-    array = np.array(image.convert("RGB")) if hasattr(image, "convert") else np.asarray(image)
+    if isinstance(image, Image.Image):
+        return pillow_pixels(image, name)
+    array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise DataError(f"{name} is an array {array.shape} of {array.dtype}", "Give (H, W, 3) uint8 RGB.")
     return array

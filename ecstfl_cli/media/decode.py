@@ -27,14 +27,25 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         if b"Exif\0\0" not in data and (pixels := _plain_jpeg(data)) is not None:
             return pixels
         with Image.open(io.BytesIO(data)) as image:
-            turned = _is_turned(image)
-            if not turned and (pixels := _plain_jpeg(data)) is not None:
+            if not _is_turned(image) and (pixels := _plain_jpeg(data)) is not None:
                 return pixels
-            return np.array(_rgb(ImageOps.exif_transpose(image) if turned else image))
+            return _upright_rgb(image)
     except UnidentifiedImageError as error:
         raise _unreadable(path, "is not an image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(path, str(error)) from error
+
+
+def pillow_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """The pixels of a Pillow image that its file would give with `read_image`; `name` is what an error calls it."""
+    try:
+        return _upright_rgb(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"cannot read image {name}: {error}") from error
+
+
+def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    return np.array(_rgb(ImageOps.exif_transpose(image) if _is_turned(image) else image))
 
 
 def _unreadable(path: Path, why: str) -> DataError:
