@@ -110,6 +110,9 @@ def infer_media(
     a camera or stream. A source that cannot be read is one of the result's problems. Raises EcstflError where nothing
     could be read, or nothing can be written.
     """
+    for name in ("fps", "frame_rate", "max_seconds"):
+        if (value := getattr(settings, name)) is not None and value <= 0:
+            raise EcstflError(f"--{name.replace('_', '-')} is {value}", "It must be above 0.")
     shard = shard or launched_shard()
     job = Job.resume(resume, shard) if resume else None
     if job:

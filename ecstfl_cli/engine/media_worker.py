@@ -35,8 +35,6 @@ from ecstfl_cli.report.thumbnails import Thumbnail, ThumbnailKeeper
 Pixels = NDArray[np.uint8]
 # Called with the time in seconds, the results and their classes, for each frame of a live source as it comes.
 OnLive = Callable[[float, Sequence[FaceResult], LabelMap], None]
-# What a header may promise too much: sound goes on, frames are thinned.
-MISSING_SECONDS = 2.0
 # A network that says nothing for so many microseconds has gone. FFmpeg calls it differently for each protocol.
 _SILENCE = {"rw_timeout": "15000000", "timeout": "15000000"}
 
@@ -142,8 +140,6 @@ class Worker:
                 problem = self._internal(source, error)
         if keeper:
             keep(source, keeper)
-        if not problem and source.kind == "video" and self.job.settings.max_seconds is None:
-            problem = _missing_end(source, tally.last)
         return tally.finish(problem)
 
     def _frames(self, source: MediaSource) -> Iterator[VideoFrame]:
@@ -222,17 +218,6 @@ def _said(source: MediaSource, error: EcstflError) -> str:
     if source.kind in ("image", "video") and Path(source.name).is_file() and not Path(source.name).stat().st_size:
         return "is empty (0 bytes)"
     return " ".join(error.message.split("\n"))
-
-
-def _missing_end(source: MediaSource, last: float) -> str:
-    """What to say of a video that ends earlier than its header says; an empty string where it does not."""
-    try:
-        seconds = probe(source.name).seconds
-    except DataError:  # An animated image that FFmpeg does not read.
-        return ""
-    if seconds is None or last + max(MISSING_SECONDS, 0.05 * seconds) > seconds:
-        return ""
-    return f"ends after {last:.1f} of {seconds:.1f} seconds; it may be truncated"
 
 
 def _thumbnail_to_dict(thumbnail: Thumbnail) -> dict[str, Any]:

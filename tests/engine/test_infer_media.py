@@ -189,7 +189,7 @@ def test_a_video_that_ends_early_keeps_its_rows_and_says_so(look: Look) -> None:
     assert 5 < table()["source"].value_counts()["cut.mp4"] < 30
     ((name, problem),) = result.problems
     assert name == "cut.mp4"
-    assert re.fullmatch(r"ends after \d\.\d of 8\.0 seconds; it may be truncated", problem)
+    assert re.fullmatch(r"video cut\.mp4 ends after \d\.\d of 8\.0 seconds; it is truncated", problem)
 
 
 def test_a_bug_in_one_image_is_a_problem_of_that_image(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +249,13 @@ def test_an_earlier_result_is_not_overwritten(look: Look) -> None:
     look(picture("a.png"))
     with pytest.raises(EcstflError, match=r"(?s)o holds an earlier result: predictions\.csv.*--out"):
         look("a.png")
+
+
+@pytest.mark.parametrize("name", ["fps", "frame_rate", "max_seconds"])
+def test_what_has_to_be_above_zero_is_checked_before_anything_is_read(look: Look, name: str) -> None:
+    with pytest.raises(EcstflError, match=f"{name.replace('_', '-')} is -1.0"):
+        look(video("talk.mp4", 2), **{name: -1.0})
+    assert not Path("o").exists()
 
 
 # --- going on --------------------------------------------------------------------------------------------------------
