@@ -18,6 +18,7 @@ from ecstfl_cli.components.frame_model import FrameModel
 from ecstfl_cli.engine.checkpoint import initialise, load_native, open_checkpoint
 from ecstfl_cli.engine.distributed import Processes, random_state, set_random_state
 from ecstfl_cli.engine.evaluate import Predictions
+from ecstfl_cli.engine.listed_face_crop import with_listed_face_crop
 from ecstfl_cli.engine.objective import Objective
 from ecstfl_cli.engine.parallel import load_network
 from ecstfl_cli.engine.repeat import require_run
@@ -63,6 +64,8 @@ def finetune(
         processes = held.enter_context(Processes(resolve_device(recipe.train.device)))
         if not processes.is_main:
             reporter = Reporter()
+        if resume is None:
+            recipe = with_listed_face_crop(recipe, reporter)
         before = processes.on_main(lambda: require_run(repeat).path) if repeat else None
         run = _folder(recipe, processes, resume, held)
         if processes.is_main:
