@@ -22,16 +22,19 @@ FOLDER = Path("checkpoint_load")
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One checkpoint of catalogue.yaml, whose head explains the fields. `war` is in percent, as published."""
+    """One file of catalogue.yaml, whose head explains the fields. `war` is in percent, as published.
+
+    What tells about a checkpoint's network and training is empty for the weights of a detector.
+    """
 
     name: str
     file: str
-    backbone: str
-    classes: int
-    label_map: str
     data: str
-    loss: str
     licence: str
+    backbone: str = ""
+    classes: int = 0
+    label_map: str = ""
+    loss: str = ""
     label_map_note: str = ""
     input: Mapping[str, Any] = field(default_factory=dict)
     gamma: float = 0.0
@@ -80,9 +83,14 @@ def entries() -> list[CatalogueEntry]:
     return [CatalogueEntry(**values) for values in _document()["checkpoints"]]
 
 
+def detectors() -> list[CatalogueEntry]:
+    """The weights of detectors, which can be fetched as checkpoints can."""
+    return [CatalogueEntry(**values) for values in _document()["detectors"]]
+
+
 def find(name: str) -> CatalogueEntry:
     """The entry of a name. Raises CheckpointError for an unknown one, with near matches."""
-    known = {entry.name: entry for entry in entries()}
+    known = {entry.name: entry for entry in [*entries(), *detectors()]}
     if name in known:
         return known[name]
     _refuse_unreleased(name)
