@@ -5,6 +5,8 @@
     python benchmarks/video.py VIDEO --faces val.csv --label-map fer2013   crops and accuracy on a path file of faces
     python benchmarks/video.py VIDEO --minutes 60                          memory over an hour, made by repeating VIDEO
 
+`--only memory` (or `video`, `crops`) leaves the rest out.
+
 Both have their default settings and take turns, each in a process of its own; opening the models does not count. fer
 reads each frame with OpenCV, finds faces with its Haar cascade and sees them one by one; ecstfl is `Recogniser`.
 Without `--faces` the crops are the faces of the video.
@@ -267,13 +269,16 @@ def main() -> None:
     parser.add_argument("--faces", type=Path, help="a .csv path file of faces with labels")
     parser.add_argument("--label-map", default="dfew", help="that of its labels")
     parser.add_argument("--minutes", type=float, help="show memory over so many minutes of video")
+    parser.add_argument("--only", choices=("video", "crops", "memory"), help="one of the tables")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each that count")
     args = parser.parse_args()
     print(f"{machine()}, median of {args.rounds} rounds")
     with tempfile.TemporaryDirectory() as scratch:
-        compare_videos(args)
-        compare_crops(args, Path(scratch))
-        if args.minutes:
+        if args.only in (None, "video"):
+            compare_videos(args)
+        if args.only in (None, "crops"):
+            compare_crops(args, Path(scratch))
+        if args.minutes and args.only in (None, "memory"):
             show_memory(args, Path(scratch))
 
 
