@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -152,12 +153,12 @@ def repeated(video: str, minutes: float, path: Path) -> Path:
         first = min(packet.dts for packet in packets)
         length = max(packet.dts + (packet.duration or 1) for packet in packets) - first
         out = target.add_stream_from_template(stream)
-        for time in range(max(1, round(minutes * 60 / float(length * stream.time_base)))):
+        for turn in range(max(1, round(minutes * 60 / float(length * stream.time_base)))):
             source.seek(0)
             for packet in source.demux(stream):
                 if packet.dts is not None and packet.pts is not None:
-                    packet.dts += time * length - first
-                    packet.pts += time * length - first
+                    packet.dts += turn * length - first
+                    packet.pts += turn * length - first
                     packet.stream = out
                     target.mux(packet)
     return path
@@ -169,13 +170,13 @@ def repeated(video: str, minutes: float, path: Path) -> Path:
 def memory_over(model: str | None, video: str, report: Any) -> None:
     """Sends (seconds of video, memory in GB) after each minute of it, and at its end."""
     recogniser = Recogniser(model)
-    due, time = 60.0, 0.0
+    due, at = 60.0, 0.0
     for seen in recogniser.see(video):
-        time = seen.frame.time
-        if time >= due:
-            report.send((time, _resident()))
+        at = seen.frame.time
+        if at >= due:
+            report.send((at, _resident()))
             due += 60
-    report.send((time, _resident()))
+    report.send((at, _resident()))
     report.close()
 
 
@@ -188,7 +189,7 @@ def memory_by_minute(model: str | None, video: str) -> Iterator[tuple[float, flo
     """What `memory_over` sends, of a process of its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=memory_over, args=(model, video, theirs))
+    process = context.Process(target=memory_over, args=(model, video, theirs), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -253,11 +254,16 @@ def show_memory(args: argparse.Namespace, scratch: Path) -> None:
     """Memory over a long video."""
     long = repeated(args.video, args.minutes, scratch / f"long{Path(args.video).suffix}")
     print(f"\nmemory over {args.minutes:g} minutes of video")
-    seconds, readings = timed(lambda: list(memory_by_minute(args.model, str(long))))
-    largest = max(readings, key=lambda reading: reading[1])
-    for when, (time, memory) in {"first": readings[0], "last": readings[-1], "largest": largest}.items():
-        print(f"  {when:8s} after {time:7.1f} s  {memory:.3f} GB")
-    print(f"  {readings[-1][0] / seconds:.1f} times as fast as it plays, opening the model included")
+    started = time.perf_counter()
+    shown, at = 0.0, 0.0
+    for at, memory in memory_by_minute(args.model, str(long)):
+        # Ten lines or so, and the first minute, in which buffers fill.
+        if not shown or at - shown >= 6 * args.minutes:
+            print(f"  after {at:7.1f} s  {memory:.3f} GB", flush=True)
+            shown = at
+    print(f"  at the end       {memory:.3f} GB")
+    seconds = time.perf_counter() - started
+    print(f"  {at / seconds:.1f} times as fast as it plays, opening the model included")
 
 
 def main() -> None:
