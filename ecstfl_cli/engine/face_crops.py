@@ -55,6 +55,7 @@ class FaceCropping:
                 "main_face": "largest sum over frames of box side times centrality",
                 "video_sizes": list(VIDEO_SIZES),
                 "photo_sizes": list(PHOTO_SIZES),
+                "detect_every": 1,
                 "max_gap": MAX_GAP,
                 "smoothing": SMOOTHING,
                 "max_fill": MAX_FILL,
