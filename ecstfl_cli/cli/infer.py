@@ -253,7 +253,7 @@ def _look(
     null: bool,
 ) -> None:
     """Videos, images and streams: look at them, or put parts together, and show the result."""
-    from ecstfl_cli.cli.infer_screen import LiveScreen, print_lines, print_media_json, print_media_result
+    from ecstfl_cli.cli.infer_screen import LiveScreen, print_lines, print_media_json, print_media_result, tell_part
     from ecstfl_cli.engine.infer_media import infer_media, merge, parse_shard
 
     as_json, live = "json" in settings.formats, False
@@ -284,7 +284,9 @@ def _look(
         raise typer.Exit(INTERRUPTED) from None
     if as_json and live:
         return
-    if as_json and result.finished:
+    if not result.finished:
+        tell_part(result)
+    elif as_json:
         print_media_json(result)
     else:
         print_media_result(result)

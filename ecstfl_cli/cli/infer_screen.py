@@ -35,10 +35,17 @@ def print_media_result(result: MediaResult) -> None:
     if len(result.problems) > PROBLEMS:
         _line(f"… and {len(result.problems) - PROBLEMS} more, in {result.out / 'problems.csv'}")
     _line("")
-    if not result.finished:
-        _line(f"{result.missing} of the sources are other parts' and not done; who is done last writes the predictions")
     for path in result.files:
         _line(f"wrote {path}")
+
+
+def tell_part(result: MediaResult) -> None:
+    """On stderr, for a part whose others are not done: there is no result yet."""
+    console.err.print(
+        f"this part is done; {result.missing} of {len(result.sources) + result.missing} sources are other parts' and "
+        f"not done yet. Whoever is done last writes the predictions to {result.out}",
+        markup=False,
+    )
 
 
 def _print_source(source: SourceSummary, names: Sequence[str]) -> None:
