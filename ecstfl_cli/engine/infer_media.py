@@ -145,6 +145,8 @@ def infer_media(
     except BaseException as error:
         if shard.count == 1 and not job.done():
             job.remove()
+            if isinstance(error, KeyboardInterrupt):
+                reporter.warn("stopped before any source was done; nothing was written")
         elif isinstance(error, KeyboardInterrupt | OutputError):
             reporter.warn(
                 f"stopped; {len(job.done())} of {len(job.sources)} sources are done. "
