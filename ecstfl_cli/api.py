@@ -145,20 +145,24 @@ class Batch:
     """One collated batch. `frames` is uint8 RGB, (B, T, H, W, 3) for clips or (B, H, W, 3) for stills.
 
     `target` is (B,) int64, -1 where the label is unknown. `clip_ids` names the samples as their path file does.
+    `soft_target` (B, K), shares that sum to 1, is there in training with `data.soft_labels`.
     """
 
     frames: Tensor
     target: Tensor
     clip_ids: list[str]
+    soft_target: Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory; what a DataLoader calls."""
-        return Batch(self.frames.pin_memory(), self.target.pin_memory(), self.clip_ids)
+        soft = None if self.soft_target is None else self.soft_target.pin_memory()
+        return Batch(self.frames.pin_memory(), self.target.pin_memory(), self.clip_ids, soft)
 
     def to(self, device: Any) -> Batch:
         """The batch on a device, copied without waiting where memory is pinned."""
+        soft = None if self.soft_target is None else self.soft_target.to(device, non_blocking=True)
         return Batch(
-            self.frames.to(device, non_blocking=True), self.target.to(device, non_blocking=True), self.clip_ids
+            self.frames.to(device, non_blocking=True), self.target.to(device, non_blocking=True), self.clip_ids, soft
         )
 
 
@@ -199,7 +203,8 @@ class Loss(Protocol):
     """A module called as `loss(logits, features, target, batch)` that returns a scalar.
 
     logits (B, K), features (B, D), target (B,). A factory in the group `ecstfl.losses` is called as
-    `factory(context, **args)` with a LossContext. `pairwise` losses compare samples of a batch with each other.
+    `factory(context, **args)` with a LossContext. `pairwise` losses compare samples of a batch with each other. One
+    that trains on `batch.soft_target` (B, K) where a batch has it says so by `takes_soft_targets = True`.
     """
 
     pairwise: bool

@@ -20,6 +20,7 @@ SYNONYMS: dict[str, str] = {
     "afraid": "fear",
     "contemptuous": "contempt",
 }
+DROP_HINT = "Or leave the samples of these classes out: data.drop_classes: true in a recipe, --drop-classes."
 INDEX = re.compile(r"[+-]?[0-9]+")
 
 

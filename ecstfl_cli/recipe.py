@@ -5,104 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WithJsonSchema,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ecstfl_cli.api import FrameSampling, InputSpec, ModelSpec
+from ecstfl_cli.recipe_data import NAME_PATTERN, DataSection, LabelMapValue, Section, must_be
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Problem = tuple[tuple[str, ...], str]
 
 
-def _one_or_more(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _must_be(what: str) -> WrapValidator:
-    """One sentence where a union of types or a pattern would report every branch."""
-
-    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise PydanticCustomError("must_be", "must be {what}", {"what": what}) from error
-
-    return WrapValidator(validate)
-
-
-_FILES_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-PathFiles = Annotated[list[str], BeforeValidator(_one_or_more), WithJsonSchema(_FILES_SCHEMA)]
-NamedPathFiles = Annotated[
-    PathFiles | dict[Annotated[str, Field(pattern=NAME_PATTERN)], PathFiles],
-    _must_be("a path file, a list of them, or a section of them by name"),
-    WithJsonSchema({"anyOf": [*_FILES_SCHEMA["anyOf"], {"type": "object", "additionalProperties": _FILES_SCHEMA}]}),
-]
-LabelMapValue = Annotated[str | list[str], _must_be("the name of a label map, or a list of class names in index order")]
 OptimizerName = Annotated[
-    str, Field(pattern=r"^(sgd|adamw|timm/[a-z0-9_]+)$"), _must_be("sgd, adamw or timm/NAME, e.g. timm/lamb")
+    str, Field(pattern=r"^(sgd|adamw|timm/[a-z0-9_]+)$"), must_be("sgd, adamw or timm/NAME, e.g. timm/lamb")
 ]
 ScheduleName = Annotated[
     str,
     Field(pattern=r"^(step|cosine|constant|timm/[a-z0-9_]+)$"),
-    _must_be("step, cosine, constant or timm/NAME, e.g. timm/poly"),
+    must_be("step, cosine, constant or timm/NAME, e.g. timm/poly"),
 ]
 Frozen = Annotated[
     Annotated[int, Field(ge=0)] | list[str],
-    _must_be("the number of first stages to freeze, or a list of parameter name prefixes"),
+    must_be("the number of first stages to freeze, or a list of parameter name prefixes"),
 ]
-Workers = Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], _must_be("a whole number from 0, or auto")]
+Workers = Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], must_be("a whole number from 0, or auto")]
 SaveEvery = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)? ?min$")],
-    _must_be("a number of steps, e.g. 500, or of minutes, e.g. 15min"),
+    must_be("a number of steps, e.g. 500, or of minutes, e.g. 15min"),
 ]
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors and values are not coerced across types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class DataSection(Section):
-    """Where the samples are. Relative paths in a path file are looked up under `root`, else beside the file."""
-
-    train: PathFiles = Field(default_factory=list, description="path files to train on; one needs no list")
-    val: NamedPathFiles = Field(
-        default_factory=list,
-        description="path files to choose the best epoch on; by name, each is evaluated and the first one chooses",
-    )
-    test: NamedPathFiles = Field(
-        default_factory=list, description="path files to report last and best on, after training; by name, each of them"
-    )
-    val_split: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0,
-        description="fraction of the training list held out for choosing the best epoch, stratified and seeded",
-    )
-    root: str | None = Field(default=None, description="folder that relative paths start from")
-    label_map: LabelMapValue | None = Field(
-        default=None, description="label map of the path files, where neither `prepare` noted one nor it is the model's"
-    )
-    skip_bad: bool = Field(
-        default=False, description="leave unreadable rows out, into a rejects file, instead of stopping"
-    )
-
-    def lists(self, split: Literal["val", "test"]) -> dict[str, list[str]]:
-        """Path files to evaluate on, by the name that metrics go by: `val`, or `val_<name>` for each named list."""
-        files = self.val if split == "val" else self.test
-        if isinstance(files, dict):
-            return {f"{split}_{name}": listed for name, listed in files.items()}
-        return {split: files} if files else {}
 
 
 class SamplingSection(Section):
@@ -327,12 +256,11 @@ class Recipe(Section):
 
     def inconsistencies(self) -> list[Problem]:
         """Settings that contradict each other, as (key path, what is wrong)."""
-        data, model, augment = self.data, self.model, self.augment
+        model, augment = self.model, self.augment
         found: list[Problem] = []
         if not any(term.weight > 0 for term in self.losses.values()):
             found.append((("losses",), "at least one term needs a weight above 0"))
-        if data.val and data.val_split:
-            found.append((("data", "val_split"), "give either data.val or data.val_split, not both"))
+        found += self.data.inconsistencies()
         if model.temporal_head and self.input.modality == "img":
             found.append((("model", "temporal_head"), "is for clips, and input.modality is img"))
         if model.temporal_args and not model.temporal_head:

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from ecstfl_cli import registry
 from ecstfl_cli.errors import EcstflError, suggest
-from ecstfl_cli.labels import label_map_from, remap
-from ecstfl_cli.recipe import Problem, Recipe, Section
+from ecstfl_cli.labels import DROP_HINT, LabelMap, label_map_from, remap
+from ecstfl_cli.recipe import Recipe
+from ecstfl_cli.recipe_data import BRANCHES, PathFileSection, Problem, Section
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -71,31 +72,52 @@ def component_problems(values: Mapping[str, Any]) -> list[Problem]:
                 registry.find(group, name)
             except EcstflError as error:
                 problems.append((path, f"{error.message}. {error.hint}"))
-    of_data = data.get("label_map") if isinstance(data, Mapping) else None
-    return problems + _label_map_problems(values.get("label_map"), of_data)
+    return problems + _label_map_problems(values.get("label_map"), data if isinstance(data, Mapping) else {})
 
 
-def _label_map_problems(of_model: Any, of_data: Any) -> list[Problem]:
+def _label_map_problems(of_model: Any, data: Mapping[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
-    maps = []
-    for path, value in ((("label_map",), of_model), (("data", "label_map"), of_data)):
+    maps: dict[tuple[str, ...], LabelMap] = {}
+    named = {("label_map",): of_model, ("data", "label_map"): data.get("label_map"), **_entry_maps(data)}
+    for path, value in named.items():
         if isinstance(value, (str, list)) and all(isinstance(name, str) for name in value):
             try:
-                maps.append(label_map_from(value))
+                maps[path] = label_map_from(value)
             except EcstflError as error:
                 problems.append((path, f"{error.message}. {error.hint}".rstrip(". ") + "."))
-    if len(maps) == 2:
-        try:
-            remap(maps[1], maps[0])
-        except EcstflError as error:
-            problems.append((("data", "label_map"), f"{error.message}\n  {error.hint}"))
+    model = maps.pop(("label_map",), None)
+    if model is not None and data.get("drop_classes") is not True:
+        for path, own in maps.items():
+            try:
+                remap(own, model)
+            except EcstflError as error:
+                problems.append((path, f"{error.message}\n  {error.hint} {DROP_HINT}"))
     return problems
+
+
+def _entry_maps(data: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Label maps of single path files, by their key path."""
+    found: dict[tuple[str, ...], Any] = {}
+
+    def visit(value: Any, path: tuple[str, ...]) -> None:
+        if isinstance(value, list):
+            for i, item in enumerate(value):
+                visit(item, (*path, str(i)))
+        elif isinstance(value, Mapping) and "file" in value:
+            found[(*path, "label_map")] = value.get("label_map")
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                visit(item, (*path, str(key)))
+
+    for split in ("train", "val", "test"):
+        visit(data.get(split), ("data", split))
+    return found
 
 
 def _contradictions_among_the_rest(values: Mapping[str, Any], details: list[ErrorDetails]) -> list[Problem]:
     """Contradictions between the keys that are right by themselves; pydantic looks for them only when all are."""
     rest: dict[str, Any] = copy.deepcopy(dict(values))
-    wrong = [tuple(map(str, detail["loc"])) for detail in details]
+    wrong = [_key_path(detail) for detail in details]
     for path in wrong:
         node: Any = rest
         for key in path[:-1]:
@@ -117,14 +139,21 @@ def _contradictions_among_the_rest(values: Mapping[str, Any], details: list[Erro
 def _described(detail: ErrorDetails) -> list[Problem]:
     if detail["type"] == "inconsistent":
         return list(detail["ctx"]["problems"])
-    path = tuple(map(str, detail["loc"]))
+    path = _key_path(detail)
     if detail["type"] == "extra_forbidden":
         return [(path, _unknown_key(path))]
     return [(path, _wrong_value(detail))]
 
 
+def _key_path(detail: ErrorDetails) -> tuple[str, ...]:
+    return tuple(str(key) for key in detail["loc"] if key not in BRANCHES)
+
+
 def _unknown_key(path: tuple[str, ...]) -> str:
     key, section = path[-1], path[:-1]
+    if section[:1] == ("data",) and len(section) > 2:
+        known = list(PathFileSection.model_fields)
+        return f"unknown key. {suggest(key, known)}Keys of a path file: {', '.join(known)}"
     known = _keys_of(section)
     holders = [s for s, keys in _keys().items() if key in keys]
     moved = ELSEWHERE.get(key) or [".".join((*s, key)).replace("*", "NAME") for s in holders]

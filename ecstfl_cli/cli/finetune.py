@@ -111,6 +111,14 @@ LabelMapName = Annotated[
         help="Label map of the model, that is the classes it learns. The path files' own is data.label_map.",
     ),
 ]
+DropClasses = Annotated[
+    bool,
+    _option(
+        "--drop-classes",
+        panel=DATA,
+        help="Leave samples out whose class the model's label map lacks, instead of stopping; how many is said.",
+    ),
+]
 SkipBad = Annotated[
     bool, _option("--skip-bad", panel=DATA, help="Leave bad rows out, into a rejects file, instead of stopping.")
 ]
@@ -186,6 +194,7 @@ def finetune(
     val_split: ValSplit = None,
     data_root: DataRoot = None,
     label_map: LabelMapName = None,
+    drop_classes: DropClasses = False,
     skip_bad: SkipBad = False,
     gamma: Gamma = None,
     epochs: Epochs = None,
@@ -241,6 +250,7 @@ def finetune(
         seed=seed,
         data_root=data_root,
         label_map=label_map,
+        drop_classes=drop_classes or None,
         skip_bad=skip_bad or None,
         output=output,
         save_every=int(save_every) if save_every and save_every.isdecimal() else save_every,
@@ -336,6 +346,11 @@ def _show(result: RunResult, recipe: Recipe) -> None:
         console.out.print(line, markup=False)
 
 
+def _with_data_sets(split: str, scores: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The scores of a list and, below it, of each data set in it."""
+    return [(split, scores), *((f"  {name}", found) for name, found in scores.get("data_sets", {}).items())]
+
+
 def _table(result: RunResult) -> Table:
     """For the last epoch and for the best, a line for each list, with WAR and UAR in percent."""
     from rich.table import Table
@@ -351,7 +366,8 @@ def _table(result: RunResult) -> Table:
         table.add_column("UAR %", justify="right")
     for which in ("last", "best"):
         row = result.metrics[which]
-        lines = [[split, f"{row[split]['war']:.2f}", f"{row[split]['uar']:.2f}"] for split in splits] or [[]]
+        scores = [line for split in splits for line in _with_data_sets(split, row[split])]
+        lines = [[name, f"{found['war']:.2f}", f"{found['uar']:.2f}"] for name, found in scores] or [[]]
         for number, line in enumerate(lines):
             table.add_row(*((which, str(row["epoch"])) if number == 0 else ("", "")), *line)
     return table

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ecstfl_cli.api import Batch, InputSpec
+from ecstfl_cli.api import Batch, FrameSampling, InputSpec
 from ecstfl_cli.components.sampling import evaluation_indices, training_indices
 from ecstfl_cli.components.transforms import Augmentation, to_frames
 from ecstfl_cli.media.decode import read_image
 from ecstfl_cli.media.frames import frame_names
+
+# What a model for stills sees of a clip.
+ONE_FRAME = FrameSampling("uniform", frames=1)
 
 
 class Source(Protocol):
@@ -39,6 +42,9 @@ class Item(NamedTuple):
 class SampleDataset(Dataset[Item]):
     """Samples by (epoch, index). In training, sampling and augmentation of a sample are drawn from (seed, epoch, index)
     alone, so that neither the number of workers nor an interruption changes them.
+
+    A sample with a `modality` that is not the model's is converted: a still is a clip of one repeated frame; of a clip,
+    a frame at random is taken in training and the middle one in evaluation.
     """
 
     def __init__(
@@ -65,15 +71,18 @@ class SampleDataset(Dataset[Item]):
         sample = self.samples[index]
         generator = np.random.default_rng((self.seed, epoch, index)) if self.training else None
         augmentation = self.augmentation if self.training else None
-        if self.spec.modality == "img":
+        if (getattr(sample, "modality", None) or self.spec.modality) == "img":
             frames = to_frames([read_image(sample.source)], self.spec, augmentation, generator)[0]
+            if self.spec.modality == "video":
+                frames = np.broadcast_to(frames, (self.spec.sampling.num_frames, *frames.shape))
         else:
             frames = self._clip(index, augmentation, generator)
+            frames = frames[0] if self.spec.modality == "img" else frames
         return Item(frames, sample.label, sample.clip_id)
 
     def _clip(self, index: int, augmentation: Augmentation | None, generator: np.random.Generator | None) -> np.ndarray:
         folder, names = self.samples[index].source, self._names(index)
-        sampling = self.spec.sampling
+        sampling = self.spec.sampling if self.spec.modality == "video" else ONE_FRAME
         if generator is None:
             indices = evaluation_indices(sampling, len(names))
         else:

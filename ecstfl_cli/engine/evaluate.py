@@ -39,6 +39,16 @@ class Predictions:
         """WAR, UAR and the rest over the samples with a known label."""
         return evaluate(confusion_matrix(self.target, self.predicted, self.probs.shape[1]))
 
+    def metrics_by(self, groups: Sequence[str]) -> dict[str, Metrics]:
+        """Metrics of each group of samples, `groups` naming each sample's; one without a known label has none."""
+        of, predicted, k = np.array(groups), self.predicted, self.probs.shape[1]
+        found = {}
+        for group in dict.fromkeys(groups):
+            rows = of == group
+            if (self.target[rows] >= 0).any():
+                found[group] = evaluate(confusion_matrix(self.target[rows], predicted[rows], k))
+        return found
+
 
 def predict(
     logits_of: Callable[[Tensor], Tensor],

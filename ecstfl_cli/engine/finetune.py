@@ -108,7 +108,16 @@ class _Training:
             recipe.losses, LossContext(len(self.labels), network.num_features, self.data.class_counts)
         )
         _check_mixing(recipe, objective, reporter)
-        self.trainer = Trainer(recipe, processes, FrameModel(network, spec), objective, self.loaders.order, reporter)
+        _check_soft_labels(recipe, objective, reporter)
+        self.trainer = Trainer(
+            recipe,
+            processes,
+            FrameModel(network, spec),
+            objective,
+            self.loaders.order,
+            reporter,
+            self.loaders.soft_targets,
+        )
         self.writer = RunWriter(run, recipe, self.labels, spec, model_spec, self.data, processes.device, reporter)
         self.fingerprint = self.data.fingerprint()
         self.chooser = next(iter(self.data.val), None)
@@ -174,7 +183,7 @@ class _Training:
         for name, predicted in predictions.items():
             metrics = predicted.metrics()
             row |= {f"{name}_war": metrics.war, f"{name}_uar": metrics.uar, f"{name}_macro_f1": metrics.macro_f1}
-            last[name] = metrics.to_dict(self.labels.names)
+            last[name] = self._scores(name, predicted)
         row["seconds"] = progress.seconds + time.monotonic() - started
         progress.finish_epoch(row, last)
         if self._is_best():
@@ -227,6 +236,15 @@ class _Training:
 
         return self.processes.on_main(guarded)
 
+    def _scores(self, name: str, predicted: Predictions) -> dict[str, Any]:
+        """Metrics of a list, and under `data_sets` those of each data set in it where there are several."""
+        samples = {**self.data.val, **self.data.test}[name]
+        parts = predicted.metrics_by([sample.data_set for sample in samples])
+        found = predicted.metrics().to_dict(self.labels.names)
+        if len(parts) > 1:
+            found["data_sets"] = {part: metrics.to_dict(self.labels.names) for part, metrics in parts.items()}
+        return found
+
     def _order(self) -> dict[str, Any]:
         train = self.recipe.train
         return {
@@ -234,6 +252,7 @@ class _Training:
             "drop_last": train.drop_last,
             "accumulate": train.accumulate,
             "seed": self.recipe.seed,
+            "weights": [part.weight for part in self.data.parts.values()],
         }
 
     def _resumed(self) -> Progress:
@@ -291,7 +310,7 @@ class _Training:
                 predictions = {
                     n: self.trainer.predict(x, f"{which} on {n}", watch.check) for n, x in self.loaders.test.items()
                 }
-            results[which] |= {n: p.metrics().to_dict(self.labels.names) for n, p in predictions.items()}
+            results[which] |= {n: self._scores(n, p) for n, p in predictions.items()}
         self._write(lambda: self.writer.conclude(progress, results, predictions))
         self.reporter.note(f"finished; everything is in {self.run.path}")
         return results
@@ -316,6 +335,18 @@ def _check_mixing(recipe: Recipe, objective: Objective, reporter: Reporter) -> N
             f"{', '.join(objective.pairwise)} never takes part: every batch is mixed, and pairwise losses are left out "
             "of mixed batches. Set augment.mix_prob to 0.5, for example."
         )
+
+
+def _check_soft_labels(recipe: Recipe, objective: Objective, reporter: Reporter) -> None:
+    if not recipe.data.soft_labels:
+        return
+    if not objective.soft:
+        raise EcstflError(
+            f"data.soft_labels has no effect: no loss takes them ({', '.join(objective.weights)})",
+            "Add cross_entropy, or set data.soft_labels: false.",
+        )
+    if others := [name for name in objective.weights if name not in objective.soft]:
+        reporter.note(f"soft labels are for {', '.join(objective.soft)}; {', '.join(others)} sees the label alone")
 
 
 def _network(

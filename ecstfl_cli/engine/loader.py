@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from ecstfl_cli.api import Batch, InputSpec
@@ -18,15 +22,58 @@ Key = tuple[int, int]
 Share = Callable[[Sequence[int]], Sequence[int]]
 
 
+@dataclass(frozen=True)
+class Part:
+    """A run of the training list, and how often an epoch sees each of its samples: `weight` times.
+
+    A whole number of times each of them; for the rest of the weight some of them, other ones in each epoch, until all
+    have had their turn. What is seen several times stands in the list as many times: as `copies` runs of `samples`.
+    """
+
+    samples: int
+    weight: float = 1.0
+
+    @property
+    def copies(self) -> int:
+        """How often the run must stand in the list."""
+        return math.ceil(self.weight)
+
+    @property
+    def draws(self) -> int:
+        """Samples that an epoch sees, at least one."""
+        return max(1, round(self.weight * self.samples))
+
+    def indices(self, seed: Sequence[int], epoch: int) -> NDArray[np.int64]:
+        """What an epoch sees, from 0 to copies * samples - 1; the turns are shuffled by `seed`."""
+        whole = int(self.weight) * self.samples
+        taken = self.draws - whole
+        turns = epoch * taken + np.arange(taken)
+        rounds = turns // self.samples
+        orders = {r: np.random.default_rng((*seed, int(r), 1)).permutation(self.samples) for r in np.unique(rounds)}
+        rest = [orders[r][place] for r, place in zip(rounds, turns % self.samples, strict=True)]
+        return np.concatenate([np.arange(whole), whole + np.array(rest, dtype=np.int64)])
+
+
 class TrainingOrder(Sampler[list[Key]]):
     """Batches of (epoch, index) shuffled by (seed, epoch); of each, this process's share.
 
     Set `epoch` before each pass, and `start` to leave out the batches before it. `drop_last` leaves out the incomplete
-    last batch, as the reference does.
+    last batch, as the reference does. `n` samples make an epoch: all, or those that the weights of `parts` give it.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, *, drop_last: bool = True, share: Share = tuple) -> None:
-        self.n, self.batch_size, self.seed, self.drop_last = n, batch_size, seed, drop_last
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        *,
+        drop_last: bool = True,
+        share: Share = tuple,
+        parts: Sequence[Part] = (),
+    ) -> None:
+        self.parts = parts if any(part.weight != 1 for part in parts) else ()
+        self.n = sum(part.draws for part in parts) if self.parts else n
+        self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
         self.epoch = self.start = 0
         self._share = share
         self._shuffled: tuple[int, list[int]] = (-1, [])
@@ -41,9 +88,19 @@ class TrainingOrder(Sampler[list[Key]]):
     def batch(self, step: int) -> list[int]:
         """Indices of the samples that all processes see at a step of the epoch."""
         if self._shuffled[0] != self.epoch:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n).tolist()
-            self._shuffled = (self.epoch, order)
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
+            self._shuffled = (self.epoch, (self._drawn()[order] if self.parts else order).tolist())
         return self._shuffled[1][step * self.batch_size : (step + 1) * self.batch_size]
+
+    def _drawn(self) -> NDArray[np.int64]:
+        """What the weights of the parts give this epoch."""
+        starts = accumulate((part.copies * part.samples for part in self.parts), initial=0)
+        return np.concatenate(
+            [
+                start + part.indices((self.seed, i, 0), self.epoch)
+                for i, (start, part) in enumerate(zip(starts, self.parts, strict=False))
+            ]
+        )
 
 
 class EvaluationOrder(Sampler[list[Key]]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,6 +31,11 @@ class Objective(nn.Module):
     def pairwise(self) -> list[str]:
         """The terms that compare samples of a batch with each other."""
         return [name for name in self.weights if getattr(self._term(name), "pairwise", False)]
+
+    @property
+    def soft(self) -> list[str]:
+        """The terms that use soft targets where a batch has them."""
+        return [name for name in self.weights if getattr(self._term(name), "takes_soft_targets", False)]
 
     def forward(
         self, logits: Tensor, features: Tensor, target: Tensor, batch: Batch, mix: Mix | None = None
@@ -58,8 +64,10 @@ class Objective(nn.Module):
         own = self._term(name)(logits, features, target, batch)
         if mix is None:
             return own
-        partners = target[mix.partner.to(target.device)]
-        return mix.share * own + (1 - mix.share) * self._term(name)(logits, features, partners, batch)
+        order = mix.partner.to(target.device)
+        if batch.soft_target is not None:
+            batch = replace(batch, soft_target=batch.soft_target[order])
+        return mix.share * own + (1 - mix.share) * self._term(name)(logits, features, target[order], batch)
 
 
 def _build(name: str, args: Mapping[str, Any], context: LossContext) -> Any:

@@ -76,6 +76,7 @@ class Flags:
     seed: int | None = None
     data_root: str | None = None
     label_map: str | None = None
+    drop_classes: bool | None = None
     skip_bad: bool | None = None
     output: str | None = None
     save_every: int | str | None = None
@@ -102,6 +103,7 @@ SETS = {
     "scheduler_stepsize": "schedule.step_size",
     "seed": "seed",
     "data_root": "data.root",
+    "drop_classes": "data.drop_classes",
     "skip_bad": "data.skip_bad",
     "label_map": "label_map",
     "output": "output",
@@ -246,7 +248,7 @@ def _add_default_lists(
     draft: RecipeDraft, given: DataSection, model: ReferenceModel, annotation: Path, reporter: Reporter
 ) -> None:
     """Fill in the lists that were not given, and say which were taken."""
-    found = _beside(Path(given.train[0])) if given.train else default_lists(model, annotation)
+    found = _beside(Path(given.lists("train")["train"][0])) if given.train else default_lists(model, annotation)
     if not given.train:
         draft.set(("data", "train"), [str(found.train)], "default list")
         reporter.note(f"training list {found.train}")

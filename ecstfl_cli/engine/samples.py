@@ -34,6 +34,8 @@ class Sample:
     """One sample: an image file or a folder of `n_frames` frames. `label` is an index of the model's map, -1 unknown.
 
     `clip_id` is the path as its path file writes it. `digest` is what copies of its files share, empty where unknown.
+    `data_set` and `subject` say whose it is, empty where unknown. `soft_label` are K shares that sum to 1, of the
+    model's map. `modality` is what its path file lists, where that is not what the model takes.
     """
 
     source: Path
@@ -41,6 +43,10 @@ class Sample:
     clip_id: str
     n_frames: int | None = None
     digest: bytes = field(default=b"", compare=False, repr=False)
+    data_set: str = field(default="", compare=False)
+    subject: str = field(default="", compare=False)
+    soft_label: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
+    modality: Modality | None = field(default=None, compare=False)
 
 
 class Found(NamedTuple):

@@ -51,6 +51,7 @@ class Trainer:
         objective: Objective,
         order: TrainingOrder,
         reporter: Reporter,
+        soft_targets: Tensor | None = None,
     ) -> None:
         train, device = recipe.train, processes.device
         self.recipe, self.processes, self.reporter = recipe, processes, reporter
@@ -79,6 +80,8 @@ class Trainer:
         self.average = MovingAverage(self.network, train.ema) if train.ema else None
         self.mixing = Mixing(recipe.augment.mixup, recipe.augment.cutmix, recipe.augment.mix_prob)
         self.order = order
+        # (N, K), of the samples that `order` counts; small enough to be in every process.
+        self.soft_targets = soft_targets
         self.unit = KIND[recipe.input.modality]
         # Whether the last batch was one of an update that is not made yet: this is not a moment to save.
         self.is_within_update = False
@@ -196,7 +199,8 @@ class Trainer:
             logits, features = processes.gather(logits.float(), total), processes.gather(features, total)
             target = processes.gather(batch.target, total)
             clip_ids = batch.clip_ids if processes.count == 1 else list(recent.clip_ids_of(step))
-            loss, terms = self.objective(logits, features, target, Batch(batch.frames, target, clip_ids), mix)
+            soft = None if self.soft_targets is None else self.soft_targets[self.order.batch(step)].to(target.device)
+            loss, terms = self.objective(logits, features, target, Batch(batch.frames, target, clip_ids, soft), mix)
             self.scaler.scale(loss / in_update).backward()
         recent.add(step, loss.detach(), terms)
         totals.add(loss.detach(), (logits.detach().argmax(dim=1) == target).sum(), terms, total)

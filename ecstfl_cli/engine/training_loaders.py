@@ -12,7 +12,7 @@ from ecstfl_cli.components.transforms import Augmentation
 from ecstfl_cli.engine.distributed import Processes
 from ecstfl_cli.engine.loader import EvaluationOrder, TrainingOrder, evaluation_loader, shut_down, training_loader
 from ecstfl_cli.engine.runtime import loader_workers
-from ecstfl_cli.engine.training_data import TrainingData
+from ecstfl_cli.engine.training_data import TrainingData, soft_targets
 from ecstfl_cli.errors import EcstflError
 from ecstfl_cli.recipe import Recipe
 
@@ -36,11 +36,18 @@ class TrainingLoaders:
         )
         workers = loader_workers(train.workers, processes.device, processes.on_this_machine)
         self.order = TrainingOrder(
-            len(data.train), train.batch_size, recipe.seed, drop_last=train.drop_last, share=processes.share
+            len(data.train),
+            train.batch_size,
+            recipe.seed,
+            drop_last=train.drop_last,
+            share=processes.share,
+            parts=list(data.parts.values()),
         )
         _check_shares(self.order, processes.count)
         training_spec = replace(spec, size=augment.size or spec.size)
-        self.train = training_loader(data.train, training_spec, self.order, augmentation, workers)
+        drawn = data.drawn()
+        self.train = training_loader(drawn, training_spec, self.order, augmentation, workers)
+        self.soft_targets = soft_targets(drawn, len(data.class_counts)) if recipe.data.soft_labels else None
 
         def evaluation(samples: Any) -> DataLoader:
             order = EvaluationOrder(

@@ -14,12 +14,14 @@ from ecstfl_cli.errors import RecipeError
 
 
 class CrossEntropy(nn.Module):
-    """Mean cross-entropy of logits (B, K) against target (B,).
+    """Mean cross-entropy of logits (B, K) against target (B,), or against the batch's soft targets where it has them.
 
-    `class_weights` is one weight a class, or `balanced`: n / (K_present n_k), from the training list.
+    `class_weights` is one weight a class, or `balanced`: n / (K_present n_k), from the training list. With weights the
+    mean is the weighted one; a soft target weighs what its classes do by their shares.
     """
 
     pairwise = False
+    takes_soft_targets = True
     weight: Tensor | None
 
     def __init__(
@@ -35,7 +37,14 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, features: Tensor, target: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
         """A scalar."""
-        return F.cross_entropy(logits.float(), target, self.weight, label_smoothing=self.label_smoothing)
+        soft = batch.soft_target
+        if soft is None:
+            return F.cross_entropy(logits.float(), target, self.weight, label_smoothing=self.label_smoothing)
+        each = F.cross_entropy(
+            logits.float(), soft, self.weight, reduction="none", label_smoothing=self.label_smoothing
+        )
+        # torch divides by B here, and by the weights of the classes where targets are hard.
+        return each.sum() / (len(each) if self.weight is None else (soft @ self.weight).sum())
 
 
 def _weights(context: LossContext, class_weights: Sequence[float] | str | None) -> Tensor | None:

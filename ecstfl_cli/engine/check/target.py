@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,15 +165,17 @@ def _of_recipe(path: Path, out: Path) -> CheckTarget:
     from ecstfl_cli.recipe_loading import load_recipe
 
     recipe = load_recipe(path)
-    lists = {"train": recipe.data.train, **recipe.data.lists("val"), **recipe.data.lists("test")}
+    lists = {**recipe.data.entries("train"), **recipe.data.entries("val"), **recipe.data.entries("test")}
     default = recipe.data.label_map or recipe.label_map
     listed = []
-    for key, files in lists.items():
-        maps = [(Path(file), label_map_from(_map_name(Path(file)) or default)) for file in files]
-        listed += [_Listed("", key, maps)] if files else []
-    root = Path(recipe.data.root) if recipe.data.root else None
+    roots: dict[Path, Path] = {}
+    for key, entries in lists.items():
+        files = [Path(entry.file) for entry in entries]
+        names = [entry.label_map or _map_name(Path(entry.file)) or default for entry in entries]
+        listed.append(_Listed("", key, list(zip(files, map(label_map_from, names), strict=True))))
+        roots |= {Path(e.file): Path(root) for e in entries if (root := e.root or recipe.data.root)}
     sampling = recipe.input.to_spec().sampling
-    return _read(path.stem, listed, out, root=root, num_frames=sampling.num_frames)
+    return _read(path.stem, listed, out, roots=roots, num_frames=sampling.num_frames)
 
 
 def _map_name(file: Path) -> str | None:
@@ -202,7 +204,7 @@ def _read(
     listed: Iterable[_Listed],
     folder: Path,
     *,
-    root: Path | None = None,
+    roots: Mapping[Path, Path] | None = None,
     num_frames: int = FrameSampling().num_frames,
     manifest: dict[str, Any] | None = None,
 ) -> CheckTarget:
@@ -215,21 +217,21 @@ def _read(
     if len(kinds) != 1:
         raise DataError("some of the files list images and some clips", "Check one kind at a time.")
     index: dict[str, int] = {}
-    splits = [_split(part, root, index) for part in joined.values()]
+    splits = [_split(part, roots or {}, index) for part in joined.values()]
     maps = {label_map.names: label_map for part in joined.values() for _, label_map in part.files if label_map}
     only = next(iter(maps.values())) if len(maps) == 1 else None
     splits.sort(key=lambda split: _RANK.get(split.kind.split("_")[0], len(_RANK)))
     return CheckTarget(name, kinds.pop(), only, folder, num_frames, list(index), splits, manifest)
 
 
-def _split(part: _Listed, root: Path | None, index: dict[str, int]) -> Split:
+def _split(part: _Listed, roots: Mapping[Path, Path], index: dict[str, int]) -> Split:
     rows: list[Row] = []
     labels: list[str] = []
     subjects: list[str] = []
     lines: list[tuple[Path, int]] = []
     problems: list[Problem] = []
     for file, label_map in part.files:
-        found = pathfile.scan(file, root=root, label_map=label_map, require_labels=False)
+        found = pathfile.scan(file, root=roots.get(file), label_map=label_map, require_labels=False)
         problems += found.problems
         rows += found.rows
         lines += [(file, row.line) for row in found.rows]
