@@ -11,13 +11,13 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
     Tag,
     ValidationError,
     ValidatorFunctionWrapHandler,
-    WithJsonSchema,
     WrapValidator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Problem = tuple[tuple[str, ...], str]
@@ -78,17 +78,25 @@ def _form_of_lists(value: Any) -> str:
     return BRANCHES[3] if isinstance(value, Mapping) and not _is_entry(value) else BRANCHES[2]
 
 
-_ITEM_SCHEMA = {"anyOf": [{"type": "string"}, PathFileSection.model_json_schema()]}
-_FILES_SCHEMA = {"anyOf": [*_ITEM_SCHEMA["anyOf"], {"type": "array", "items": _ITEM_SCHEMA}]}
-_NAMED_SCHEMA = {"anyOf": [*_FILES_SCHEMA["anyOf"], {"type": "object", "additionalProperties": _FILES_SCHEMA}]}
+class _OneOrMoreSchema:
+    """In the JSON Schema, the forms that `_one_or_more` and the choice between lists let through."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(schema)
+        forms = [form for part in found.pop("oneOf", [found]) for form in part.get("anyOf", [part])]
+        items = [] if len(forms) > 1 else forms[0]["items"]["oneOf"]
+        closed = [{**f, "additionalProperties": False} if "patternProperties" in f else f for f in forms]
+        return {"anyOf": [*items, *closed]}
+
+
 PathFile = Annotated[
     Annotated[str, Tag(BRANCHES[0])] | Annotated[PathFileSection, Tag(BRANCHES[1])], Discriminator(_form_of_item)
 ]
-PathFiles = Annotated[list[PathFile], BeforeValidator(_one_or_more), WithJsonSchema(_FILES_SCHEMA)]
+PathFiles = Annotated[list[PathFile], BeforeValidator(_one_or_more), _OneOrMoreSchema()]
 NamedPathFiles = Annotated[
     Annotated[PathFiles, Tag(BRANCHES[2])] | Annotated[dict[Name, PathFiles], Tag(BRANCHES[3])],
     Discriminator(_form_of_lists),
-    WithJsonSchema(_NAMED_SCHEMA),
+    _OneOrMoreSchema(),
 ]
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from ecstfl_cli import resources
 from ecstfl_cli.errors import RecipeError, listing, suggest
 from ecstfl_cli.pathfile import write_atomically
-from ecstfl_cli.recipe import NAME_PATTERN, Recipe
+from ecstfl_cli.recipe import Recipe
+from ecstfl_cli.recipe_data import NAME_PATTERN
 from ecstfl_cli.recipe_problems import component_problems, validated
 from ecstfl_cli.recipe_yaml import KeyPath, Parsed, format_yaml, parse
 

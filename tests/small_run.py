@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ecstfl_cli.engine.finetune import RunResult, finetune
-from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.reporter import Advance, Reporter
 from ecstfl_cli.recipe import Recipe
 
 
@@ -57,3 +59,28 @@ def same_weights(a: Path, b: Path, which: str = "last") -> bool:
     """Whether two runs have the same weights to the bit."""
     left, right = weights(a, which), weights(b, which)
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+class At(Reporter):
+    """Does something when so many steps are done of what is described in this way."""
+
+    def __init__(self, steps: int, action: Callable[[], Any], description: str = "epoch") -> None:
+        super().__init__()
+        self.left, self.action, self.description = steps, action, description
+
+    @contextmanager
+    def progress(self, description: str, total: int, unit: str = "clips") -> Iterator[Advance]:  # noqa: ARG002
+        yield lambda n, note="": self._step(description)  # noqa: ARG005
+
+    def _step(self, description: str) -> None:
+        self.left -= description.startswith(self.description)
+        if self.left == 0:
+            self.left = -1
+            self.action()
+
+
+class StopAfter(At):
+    """Sends this process a signal after so many steps, as SLURM or a keyboard would."""
+
+    def __init__(self, steps: int, number: int, description: str = "epoch") -> None:
+        super().__init__(steps, lambda: os.kill(os.getpid(), number), description)

@@ -167,6 +167,12 @@ def infer(
     data_root: Path = typer.Option(
         None, "--data-root", rich_help_panel=LISTS, help="Folder that relative paths in path files start from."
     ),
+    drop_classes: bool = typer.Option(
+        False,
+        "--drop-classes",
+        rich_help_panel=LISTS,
+        help="Leave samples out whose class the model lacks, instead of stopping.",
+    ),
     skip_bad: bool = typer.Option(
         False,
         "--skip-bad",
@@ -206,6 +212,7 @@ def infer(
             model_label_map=outputs_of,
             backbone=backbone,
             data_root=data_root,
+            drop_classes=drop_classes,
             skip_bad=skip_bad,
             reporter=console.TerminalReporter(),
         )

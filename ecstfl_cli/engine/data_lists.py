@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,12 @@ import numpy as np
 
 from ecstfl_cli import pathfile
 from ecstfl_cli.engine.extra_columns import ExtraColumns, read_extra_columns
+from ecstfl_cli.engine.label_joining import join_for, joined_samples
 from ecstfl_cli.engine.manifest import read_manifest_for
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import Sample, load_samples
 from ecstfl_cli.errors import DataError, LabelMapError
-from ecstfl_cli.labels import DROP_HINT, Join, LabelMap, join, label_map_from, side_by_side
+from ecstfl_cli.labels import Join, LabelMap, label_map_from, side_by_side
 from ecstfl_cli.recipe import Recipe
 from ecstfl_cli.recipe_data import PathFileSection
 
@@ -71,49 +71,6 @@ def load_list(
             )
     samples, dropped = joined_samples(samples, joined, str(file), reporter)
     return DataList(samples, name, entry.weight, dropped)
-
-
-def join_for(own: LabelMap, model: LabelMap, drop: bool) -> Join:
-    """How a file's labels are joined to a model's. Raises LabelMapError where classes would be lost and not `drop`."""
-    joined = join(own, model)
-    if not drop:
-        try:
-            joined.complete()
-        except LabelMapError as error:
-            raise LabelMapError(error.message, f"{error.hint}\n{DROP_HINT}") from None
-    return joined
-
-
-def joined_samples(
-    samples: Sequence[Sample], joined: Join, file: str, reporter: Reporter
-) -> tuple[list[Sample], dict[str, int]]:
-    """Samples with labels of the join's target, and how many of each class were left out, which is said.
-
-    Raises DataError where none is left.
-    """
-    if joined.indices == tuple(range(len(joined.indices))):
-        return list(samples), {}
-    kept: list[Sample] = []
-    lost: Counter[int] = Counter()
-    for sample in samples:
-        label = joined.indices[sample.label] if sample.label >= 0 else -1
-        if label is None:
-            lost[sample.label] += 1
-        else:
-            kept.append(replace(sample, label=label))
-    dropped = {name: lost[i] for i, name in enumerate(joined.source.names) if lost[i]}
-    if dropped:
-        counts = ", ".join(f"{name} {n}" for name, n in dropped.items())
-        reporter.warn(
-            f"{file}: {lost.total()} of {len(samples)} samples are left out, because the label map "
-            f"{joined.target.name!r} lacks their classes: {counts}"
-        )
-    if not kept:
-        raise DataError(
-            f"no sample of {file} is left: label map {joined.target.name!r} has none of their classes",
-            f"`ecstfl labels compare {joined.source.name} {joined.target.name}` shows how the two fit.",
-        )
-    return kept, dropped
 
 
 def _own_map(entry: PathFileSection, recipe: Recipe, manifest: Mapping[str, Any] | None) -> LabelMap | None:

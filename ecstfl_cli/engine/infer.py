@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -38,13 +38,17 @@ _RESULT_FILES = (
 
 @dataclass(frozen=True)
 class InferResult:
-    """One inference, its files in `out`. `metrics` is None where no label is known."""
+    """One inference, its files in `out`. `metrics` is None where no label is known.
+
+    `dropped` counts, by path file and class, the samples that were left out with `drop_classes`.
+    """
 
     model: InferenceModel
     inputs: list[str]
     predictions: Predictions
     metrics: Metrics | None
     out: Path
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Path]:
@@ -57,6 +61,8 @@ class InferResult:
         result: dict[str, Any] = {"model": model_summary(self.model), "inputs": self.inputs, "out": str(self.out)}
         if self.metrics:
             result["metrics"] = self.metrics.to_dict(names)
+        if self.dropped:
+            result["dropped"] = self.dropped
         return {**result, "predictions": prediction_rows(self.predictions, names)}
 
 
@@ -89,6 +95,7 @@ def infer(
     model_label_map: LabelMap | None = None,
     backbone: str | None = None,
     data_root: Path | None = None,
+    drop_classes: bool = False,
     skip_bad: bool = False,
     reporter: Reporter,
 ) -> InferResult:
@@ -96,7 +103,8 @@ def infer(
 
     Without inputs it takes the path file that was prepared last, without a model the newest finished run's; it reports
     both. `label_map` is that of the path files' indices, `model_label_map` that of a foreign checkpoint's outputs;
-    labels are joined to the model's by name. `modality` is checked against the model. `workers` processes read images;
+    labels are joined to the model's by name, and `drop_classes` leaves samples of other classes out. `modality` is
+    checked against the model. `workers` processes read images;
     "auto" chooses by the machine. Raises EcstflError.
     """
     out = result_folder(out)
@@ -112,7 +120,9 @@ def infer(
         paths = [path]
         reporter.note(f"input {path}: {why} (none was named)")
     rejects = out / "rejects.csv"
-    source = Source(opened.input.modality, opened.labels, label_map, data_root, skip_bad, rejects, reporter)
+    source = Source(
+        opened.input.modality, opened.labels, label_map, data_root, skip_bad, rejects, reporter, drop_classes
+    )
     samples = gather(paths, source)
     try:
         predictions = _predict(opened, samples, batch_size, workers, reporter)
@@ -123,7 +133,7 @@ def infer(
             raise
         predictions = _predict(opened, readable, batch_size, workers, reporter)
     metrics = predictions.metrics() if predictions.has_labels else None
-    result = InferResult(opened, [str(path) for path in paths], predictions, metrics, out)
+    result = InferResult(opened, [str(path) for path in paths], predictions, metrics, out, source.dropped)
     _write(result, formats)
     return result
 
@@ -183,6 +193,8 @@ def _write_metrics(result: InferResult, metrics: Metrics) -> None:
 
     names = result.model.labels.names
     content = {**metrics.to_dict(names), "model": model_summary(result.model), "inputs": result.inputs}
+    if result.dropped:
+        content["dropped"] = result.dropped
     with complete_file(result.out / "metrics.json") as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     title = f"{Path(result.model.source).name} on {', '.join(Path(path).name for path in result.inputs[:3])}"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ecstfl_cli import pathfile
 from ecstfl_cli.api import Modality
+from ecstfl_cli.engine.label_joining import joined_samples
 from ecstfl_cli.engine.manifest import latest_manifest, read_manifest_for
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import KIND, Sample, check_on_disk, load_samples, write_rejects
 from ecstfl_cli.errors import DataError, LabelMapError, listing, suggest
-from ecstfl_cli.labels import LabelMap, label_map_from, remap
+from ecstfl_cli.labels import Join, LabelMap, join, label_map_from
 from ecstfl_cli.media.decode import read_image
 from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frame_names, list_frames, natural_key
 from ecstfl_cli.pathfile import SUFFIXES, Problem
@@ -44,6 +45,9 @@ class Source:
     skip_bad: bool
     rejects: Path
     reporter: Reporter
+    drop_classes: bool = False
+    # Filled as lists are read: samples left out with drop_classes, by path file and class.
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def are_path_files(inputs: Sequence[str | Path]) -> bool:
@@ -115,20 +119,13 @@ def _misfit(path: Path, modality: Modality) -> tuple[str, str]:
 
 def _read_list(path: Path, source: Source) -> list[Sample]:
     own_map = source.data_label_map or _manifest_label_map(path)
+    joined = _joined(path, own_map or source.labels, source)
     rejects = source.rejects.with_name(f"{source.rejects.stem}_{path.stem}.csv")
-    try:
-        remap(own_map or source.labels, source.labels)
-    except LabelMapError as error:
-        raise LabelMapError(
-            f"{path} cannot be compared with the model: {error.message}",
-            "Use a model that has every class of the data, or give the folder of its samples instead of the path file.",
-        ) from error
     samples = load_samples(
         [path],
         modality=source.modality,
         root=source.data_root,
-        label_map=source.labels,
-        file_label_map=own_map,
+        label_map=joined.source,
         require_labels=False,
         skip_bad=source.skip_bad,
         rejects=rejects,
@@ -139,7 +136,25 @@ def _read_list(path: Path, source: Source) -> list[Sample]:
             f"{path} does not say whose its indices are; they are taken to be in the model's order: "
             f"{source.labels.describe()}. Another order is set with --label-map."
         )
+    samples, dropped = joined_samples(samples, joined, str(path), source.reporter)
+    if dropped:
+        source.dropped[str(path)] = dropped
     return samples
+
+
+def _joined(path: Path, own_map: LabelMap, source: Source) -> Join:
+    """How the list's labels are joined to the model's. Raises LabelMapError where classes would be lost unasked."""
+    joined = join(own_map, source.labels)
+    if joined.missing and not source.drop_classes:
+        try:
+            joined.complete()
+        except LabelMapError as error:
+            raise LabelMapError(
+                f"{path} cannot be compared with the model: {error.message}",
+                "Use a model that has every class of the data, leave the samples of these classes out with "
+                "--drop-classes, or give the folder of the samples instead of the path file.",
+            ) from error
+    return joined
 
 
 def _has_indices(path: Path) -> bool:

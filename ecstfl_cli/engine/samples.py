@@ -109,7 +109,7 @@ def _scan(
         raise DataError(
             f"{path} lists {KIND[file.modality]}, but the model takes {KIND[modality]}",
             f"Give a {pathfile.SUFFIXES[modality]} path file, or a model for {KIND[file.modality]} "
-            f"(--type {file.modality}).",
+            f"(--type {file.modality}). In a recipe, data.any_modality: true takes both.",
         )
     return file
 

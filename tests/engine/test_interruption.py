@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from small_run import At, StopAfter
 
 from ecstfl_cli.engine.finetune import RunResult, finetune
-from ecstfl_cli.engine.reporter import Advance, Reporter
+from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.run_folder import RunFolder
 from ecstfl_cli.engine.training_state import states
 from ecstfl_cli.errors import CheckpointError, EcstflError
@@ -56,31 +56,6 @@ def recipe(tiny_images: Callable, tmp_path: Path) -> Callable[..., Recipe]:
         return Recipe.model_validate(sections(data, tmp_path / output, **train))
 
     return make
-
-
-class At(Reporter):
-    """Does something when so many steps are done of what is described in this way."""
-
-    def __init__(self, steps: int, action: Callable[[], Any], description: str = "epoch") -> None:
-        super().__init__()
-        self.left, self.action, self.description = steps, action, description
-
-    @contextmanager
-    def progress(self, description: str, total: int, unit: str = "clips") -> Iterator[Advance]:  # noqa: ARG002
-        yield lambda n, note="": self._step(description)  # noqa: ARG005
-
-    def _step(self, description: str) -> None:
-        self.left -= description.startswith(self.description)
-        if self.left == 0:
-            self.left = -1
-            self.action()
-
-
-class StopAfter(At):
-    """Sends this process a signal after so many steps, as SLURM or a keyboard would."""
-
-    def __init__(self, steps: int, number: int, description: str = "epoch") -> None:
-        super().__init__(steps, lambda: os.kill(os.getpid(), number), description)
 
 
 def run(recipe: Recipe, resume: Path | None = None, reporter: Reporter | None = None) -> RunResult:
