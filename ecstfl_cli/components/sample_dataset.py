@@ -14,14 +14,14 @@ from ecstfl_cli.api import Batch, FrameSampling, InputSpec
 from ecstfl_cli.components.sampling import evaluation_indices, training_indices
 from ecstfl_cli.components.transforms import Augmentation, to_frames
 from ecstfl_cli.media.decode import read_image
-from ecstfl_cli.media.frames import frame_names
+from ecstfl_cli.media.sources import Clip, open_clip
 
 # What a model for stills sees of a clip.
 ONE_FRAME = FrameSampling("uniform", frames=1)
 
 
 class Source(Protocol):
-    """One sample: an image file or a folder of frames, its label (-1 unknown) and its name in the path file."""
+    """One sample: an image, a folder of frames or a video, its label (-1 unknown) and its name in the path file."""
 
     @property
     def source(self) -> Path: ...
@@ -61,7 +61,7 @@ class SampleDataset(Dataset[Item]):
         self.training = training
         self.augmentation = augmentation
         self.seed = seed
-        self._listings: dict[int, str] = {}
+        self._clips: dict[int, Clip] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -81,22 +81,23 @@ class SampleDataset(Dataset[Item]):
         return Item(frames, sample.label, sample.clip_id)
 
     def _clip(self, index: int, augmentation: Augmentation | None, generator: np.random.Generator | None) -> np.ndarray:
-        folder, names = self.samples[index].source, self._names(index)
+        clip = self._opened(index)
         sampling = self.spec.sampling if self.spec.modality == "video" else ONE_FRAME
         if generator is None:
-            indices = evaluation_indices(sampling, len(names))
+            indices = evaluation_indices(sampling, len(clip))
         else:
-            indices = training_indices(sampling, len(names), generator)
+            indices = training_indices(sampling, len(clip), generator)
         # Short clips repeat frames: each is decoded and resized once.
         distinct, position = np.unique(indices, return_inverse=True)
-        frames = to_frames([read_image(folder / names[i]) for i in distinct], self.spec, augmentation, generator)
+        frames = to_frames(clip.read(distinct.tolist()), self.spec, augmentation, generator)
         return frames[position]
 
-    def _names(self, index: int) -> list[str]:
-        """The clip's frames in playing order, listed once; one string a clip, as each worker process keeps them all."""
-        if index not in self._listings:
-            self._listings[index] = "/".join(frame_names(self.samples[index].source))
-        return self._listings[index].split("/")
+    def _opened(self, index: int) -> Clip:
+        """The clip, listed or counted once."""
+        if index not in self._clips:
+            sample = self.samples[index]
+            self._clips[index] = open_clip(sample.source, getattr(sample, "n_frames", None))
+        return self._clips[index]
 
 
 def collate(items: Sequence[Item]) -> Batch:

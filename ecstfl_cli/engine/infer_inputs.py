@@ -18,6 +18,8 @@ from ecstfl_cli.errors import DataError, LabelMapError, listing, suggest
 from ecstfl_cli.labels import Join, LabelMap, join, label_map_from
 from ecstfl_cli.media.decode import read_image
 from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frame_names, list_frames, natural_key
+from ecstfl_cli.media.sources import is_video_file
+from ecstfl_cli.media.video import count_frames
 from ecstfl_cli.pathfile import SUFFIXES, Problem
 
 # The lists that the reference release reads where none is named.
@@ -234,7 +236,12 @@ def decodable(samples: Sequence[Sample], source: Source) -> list[Sample]:
     with source.reporter.progress("decoding", len(samples), KIND[source.modality]) as advance:
         for sample in samples:
             try:
-                for file in list_frames(sample.source) if source.modality == "video" else [sample.source]:
+                if source.modality == "video" and is_video_file(sample.source):
+                    count_frames(sample.source)
+                    files = []
+                else:
+                    files = list_frames(sample.source) if source.modality == "video" else [sample.source]
+                for file in files:
                     read_image(file)
             except DataError as error:
                 problems[str(sample.source)] = error.message

@@ -17,7 +17,7 @@ def with_listed_face_crop(recipe: Recipe, reporter: Reporter) -> Recipe:
 
     Warns where its own differs from theirs, which then counts, and where theirs differ, so that none does.
     """
-    found = _crops(recipe.data.train)
+    found = _crops(entry if isinstance(entry, str) else entry.file for entry in recipe.data.train)
     crops = list(dict.fromkeys(found.values()))
     if not crops:
         return recipe

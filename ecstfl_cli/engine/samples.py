@@ -21,6 +21,8 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.labels import LabelMap, remap
 from ecstfl_cli.media.frames import frame_names, image_state
+from ecstfl_cli.media.sources import is_video_file
+from ecstfl_cli.media.video import count_frames
 from ecstfl_cli.pathfile import PathFile, Problem, Row
 
 KIND = {"img": "images", "video": "clips"}
@@ -31,9 +33,10 @@ _CHUNK = {"img": 256, "video": 8}
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sample: an image file or a folder of `n_frames` frames. `label` is an index of the model's map, -1 unknown.
+    """One sample: an image file, or a folder or video file of `n_frames` frames; `label` indexes the model's map.
 
-    `clip_id` is the path as its path file writes it. `digest` is what copies of its files share, empty where unknown.
+    A label of -1 is unknown. `clip_id` is the path as its path file writes it. `digest` is what copies of its files
+    share, empty where unknown.
     `data_set` and `subject` say whose it is, empty where unknown. `soft_label` are K shares that sum to 1, of the
     model's map. `modality` is what its path file lists, where that is not what the model takes.
     """
@@ -140,7 +143,21 @@ def _look_at_image(path: str) -> Found:
     return Found(None, problem, missing=bool(problem) and not os.path.exists(path), digest=digest)  # noqa: PTH110
 
 
+def _look_at_video(path: str) -> Found:
+    try:
+        digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+        return Found(count_frames(path), "", digest=digest)
+    except FileNotFoundError:
+        return Found(None, "no such file", missing=True)
+    except OSError as error:
+        return Found(None, f"cannot be read: {error.strerror}")
+    except DataError as error:
+        return Found(None, error.message)
+
+
 def _look_at_clip(folder: str) -> Found:
+    if is_video_file(folder) and os.path.exists(folder):  # noqa: PTH110
+        return _look_at_video(folder)
     try:
         names = frame_names(folder)
     except FileNotFoundError:
@@ -166,7 +183,9 @@ def _disk_problem(file: Path, row: Row, disk: Found) -> Problem:
 
 
 def _count_problem(file: Path, row: Row, disk: Found, corrected: bool) -> Problem:
-    text = f"list says {row.n_frames} frames, folder has {disk.n_frames}"
+    text = (
+        f"list says {row.n_frames} frames, {'video' if is_video_file(row.location) else 'folder'} has {disk.n_frames}"
+    )
     return Problem(file, row.line, row.path_as_written, f"count corrected: {text}" if corrected else text)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,35 @@ def read_video(
             else:
                 taken = int((time + 5e-4) * fps)
             yield VideoFrame(index, time, _upright(frame))
+
+
+def count_frames(path: str | Path) -> int:
+    """Frames of a video file that decode, all of it decoded, because headers lie. Raises DataError as `read_video`."""
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        return sum(1 for _ in _decoded(container, stream, path))
+
+
+def frames_at(path: str | Path, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+    """The frames (H, W, 3) uint8 RGB of a video file at rising `indices` from 0, as `read_video` gives them.
+
+    Decoded up to the last of them, because seeking is not exact in every container; only these become RGB. Raises
+    DataError as `read_video`, and where there are fewer frames.
+    """
+    wanted, found = set(indices), []
+    last = max(wanted, default=-1)
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for index, frame in enumerate(_decoded(container, stream, path)):
+            if index in wanted:
+                found.append(_upright(frame))
+            if index >= last:
+                break
+    if len(found) < len(wanted):
+        raise DataError(f"video {path} has no frame {last}", "Was it changed? Run `ecstfl prepare --check`.")
+    return found
 
 
 def _opened(source: str | Path, format: str | None = None, options: dict[str, str] | None = None) -> InputContainer:
