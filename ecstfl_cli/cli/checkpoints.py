@@ -103,6 +103,7 @@ def publish(
         None, "--face-align", help="eyes or box: how `infer` is to cut out faces, if the recipe does not say."
     ),
     face_margin: float = typer.Option(0.1, "--face-margin", help="With --face-align: margin, as part of the side."),
+    grey: bool = typer.Option(False, "--grey", help="It was trained on grey pictures: have it see colours as grey."),
     label_map: str = typer.Option(
         None, "--label-map", help="Label map of the path files, if `prepare` did not note it."
     ),
@@ -124,6 +125,7 @@ def publish(
         card=card,
         out=out,
         face_crop=FaceCrop(align=face_align, margin=face_margin) if face_align else None,  # type: ignore[arg-type]
+        grey=grey,
         label_map=label_map_from(label_map) if label_map else None,
         reporter=console.TerminalReporter(),
     )

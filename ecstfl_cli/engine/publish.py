@@ -6,13 +6,15 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from ecstfl_cli.api import FaceCrop
+from ecstfl_cli.api import FaceCrop, InputSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.components.calibration import (
     cross_fitted,
@@ -75,6 +77,7 @@ def publish(
     card: Path,
     out: Path,
     face_crop: FaceCrop | None = None,
+    grey: bool = False,
     label_map: LabelMap | None = None,
     device: str = "auto",
     batch_size: int = 64,
@@ -84,7 +87,9 @@ def publish(
 
     The temperature that fits best is folded into the classifier, so that whatever runs the weights is calibrated; it
     changes no prediction. The calibration error is that of halves scaled by each other's temperature. `face_crop`
-    replaces the recipe's, where faces were cropped before they came here. Raises EcstflError.
+    replaces the recipe's, where faces were cropped before they came here; it cuts at the model's size. `grey` says that
+    the model was trained on grey pictures: its first convolution then sees the brightness of colours (ITU-R 601), and
+    grey pictures as before. Raises EcstflError.
     """
     if out.suffix != ".safetensors":
         raise CheckpointError(
@@ -109,7 +114,10 @@ def publish(
         )
     metrics = predictions.metrics()
     calibration, temperature = _calibration(predictions)
-    spec = replace(checkpoint.input, face_crop=face_crop) if face_crop else checkpoint.input
+    spec = checkpoint.input
+    if face_crop:
+        spec = replace(spec, face_crop=replace(face_crop, size=spec.size))
+    state = _scaled_head(checkpoint, temperature)
     measured = {
         **{f"train_{key}" if key == "epoch" else key: value for key, value in checkpoint.metrics.items()},
         "published": {**metrics.to_dict(checkpoint.labels.names), "calibration": calibration},
@@ -117,11 +125,11 @@ def publish(
     out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(
         out,
-        _scaled_head(checkpoint, temperature),
+        _seeing_brightness(state, spec) if grey else state,
         model=checkpoint.model,
         input=spec,
         labels=checkpoint.labels,
-        recipe=checkpoint.recipe,
+        recipe=_portable(checkpoint.recipe),
         metrics=measured,
         data=checkpoint.data,
         card=about.model_dump(),
@@ -131,13 +139,19 @@ def publish(
     pictures, page = write_card(
         out,
         about,
-        replace(checkpoint, input=spec),
+        replace(checkpoint, input=spec, recipe=_portable(checkpoint.recipe)),
         metrics,
         calibration,
         (before, after),
         Path(checkpoint.source).parent,
     )
     return Published(out, pictures, page, metrics, calibration)
+
+
+def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without the folder that its first weights lay in: it is of this machine."""
+    first = recipe.get("model", {}).get("checkpoint")
+    return {**recipe, "model": {**recipe["model"], "checkpoint": Path(first).name}} if first else recipe
 
 
 def _calibration(predictions: Predictions) -> tuple[dict[str, float], float]:
@@ -162,3 +176,19 @@ def _scaled_head(checkpoint: Checkpoint, temperature: float) -> dict[str, Tensor
     network = bare(lambda: build_model(checkpoint.model, checkpoint.input.modality))
     head = head_dimensions(network, checkpoint.model.num_classes)
     return {key: tensor / temperature if key in head else tensor for key, tensor in checkpoint.state.items()}
+
+
+def _seeing_brightness(state: dict[str, Tensor], spec: InputSpec) -> dict[str, Tensor]:
+    """The weights with the first convolution on R, G and B replaced by that on 0.299 R + 0.587 G + 0.114 B.
+
+    Where R = G = B its output stays. Raises CheckpointError where the channels are not normalised alike.
+    """
+    key = next((key for key, tensor in state.items() if tensor.ndim >= 4 and tensor.shape[1] == 3), None)
+    if key is None or len(set(spec.mean)) > 1 or len(set(spec.std)) > 1:
+        raise CheckpointError(
+            "this network's first convolution cannot be made to see brightness",
+            "It must take three channels with one mean and one std. Leave --grey out.",
+        )
+    weight = state[key]
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, *[1] * (weight.ndim - 2))
+    return {**state, key: weight.sum(dim=1, keepdim=True) * luma}

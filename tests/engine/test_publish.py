@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ecstfl_cli.api import FaceCrop, InputSpec, ModelSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.engine.checkpoint import load_native, save_checkpoint
 from ecstfl_cli.engine.infer import infer
+from ecstfl_cli.engine.model_source import open_model
 from ecstfl_cli.engine.publish import publish
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError
@@ -60,8 +62,28 @@ def test_a_published_model_predicts_the_same_with_probabilities_that_are_nearer_
     assert after.probs == pytest.approx(expected / expected.sum(axis=1, keepdims=True), abs=2e-3)
     written = load_native(out)
     assert written.card["name"] == "my name"
-    assert written.input.face_crop == crop
+    assert written.input.face_crop == replace(crop, size=24), "cut at the model's size"
     assert written.metrics["published"]["war"] == pytest.approx(done.metrics.war)
+
+
+def test_a_model_of_grey_pictures_sees_the_brightness_of_colours(
+    model: Path, card: Path, tiny_images: Callable, tmp_path: Path
+) -> None:
+    out = tmp_path / "mine.safetensors"
+    publish(model, [tiny_images().test], card=card, out=out, grey=True, device="cpu", reporter=Reporter())
+    colour = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), dtype=np.uint8)
+    luma = np.round(colour @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    grey = np.repeat(luma[..., None], 3, axis=3)
+    before, after = (open_model(path, device="cpu", reporter=Reporter()) for path in (model, out))
+    with torch.inference_mode():
+        old, new, seen = (
+            net.logits(torch.from_numpy(frames)).softmax(dim=1)
+            for net, frames in ((before, grey), (after, grey), (after, colour))
+        )
+    temperature = load_native(out).metrics["published"]["calibration"]["temperature"]
+    scaled = old ** (1 / temperature)
+    assert new.numpy() == pytest.approx((scaled / scaled.sum(dim=1, keepdim=True)).numpy(), abs=1e-3)
+    assert seen.numpy() == pytest.approx(new.numpy(), abs=0.1), "but for the rounding of grey levels"
 
 
 def test_the_card_says_what_was_measured(model: Path, card: Path, tiny_images: Callable, tmp_path: Path) -> None:
@@ -104,6 +126,6 @@ def test_the_command_publishes(model: Path, card: Path, tiny_images: Callable, t
     done = cli(*args, "--face-align", "box", "--face-margin", "0.2")
     assert done.exit_code == 0, done.stderr
     assert "temperature" in done.stdout
-    assert load_native(out).input.face_crop == FaceCrop(align="box", margin=0.2)
+    assert load_native(out).input.face_crop == FaceCrop(align="box", margin=0.2, size=24)
     assert "cut out by centerface, box, margin 0.2" in cli("checkpoints", "show", out).stdout
     assert cli(*args, "--face-align", "nose").exit_code == 2
