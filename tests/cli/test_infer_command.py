@@ -56,7 +56,7 @@ def test_what_cannot_be_used_is_one_message_on_stderr_and_exit_code_1(cli, tmp_p
     assert "nothing.txt: no such file or folder" in result.stderr
     result = cli("infer", cwd=tmp_path / "..")
     assert result.exit_code == 1
-    assert "no model was named" in result.stderr
+    assert "no input was named" in result.stderr
 
 
 def test_wrong_usage_is_exit_code_2(cli, model):
