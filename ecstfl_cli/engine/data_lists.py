@@ -31,6 +31,7 @@ class DataList:
     data_set: str
     weight: float
     dropped: Mapping[str, int]
+    origin: Mapping[str, str]
 
 
 def load_list(
@@ -70,7 +71,13 @@ def load_list(
                 "writes it where the release names them. Or set data.val_split_by: sample.",
             )
     samples, dropped = joined_samples(samples, joined, str(file), reporter)
-    return DataList(samples, name, entry.weight, dropped)
+    return DataList(samples, name, entry.weight, dropped, _origin(manifest))
+
+
+def _origin(manifest: Mapping[str, Any] | None) -> dict[str, str]:
+    """What `prepare` noted of where a list is from; not the folder that it was in, which is this machine's."""
+    told = {key: (manifest or {}).get(key) for key in ("name", "release", "dataset", "source", "input_kind")}
+    return {key: value for key, value in told.items() if value and not Path(value).is_absolute()}
 
 
 def _own_map(entry: PathFileSection, recipe: Recipe, manifest: Mapping[str, Any] | None) -> LabelMap | None:

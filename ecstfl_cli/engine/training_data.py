@@ -30,7 +30,8 @@ HARD = "; the others are trained on their label alone"
 class TrainingData:
     """Samples by purpose. Each list of `val` is evaluated after every epoch, and the first chooses the best one;
     those of `test` are looked at once, after training. Their names are those of recipe.DataSection.lists. `parts` are
-    the data sets in the training list, in its order; `dropped` counts what was left out, by list and class.
+    the data sets in the training list, in its order; `dropped` counts what was left out, by list and class; `origins`
+    are what `prepare` noted of the path files of each list.
     """
 
     train: list[Sample]
@@ -40,6 +41,7 @@ class TrainingData:
     val_is_test: bool = False
     parts: dict[str, Part] = field(default_factory=dict)
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    origins: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
         """Changes with any sample, label or split."""
@@ -57,6 +59,8 @@ class TrainingData:
             for name, samples in parts.items()
         }
         for name, samples in parts.items():
+            if origins := self.origins.get(name):
+                found[name]["origin"] = origins
             if name in self.dropped:
                 found[name]["dropped"] = self.dropped[name]
             if len(sets := Counter(sample.data_set for sample in samples)) > 1:
@@ -95,12 +99,14 @@ def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, r
     loaded = _load(recipe, entries, labels, rejects_folder, reporter)
     splits = {name: [s for part in parts for s in part.samples] for name, parts in loaded.items()}
     dropped = {name: _summed(part.dropped for part in parts) for name, parts in loaded.items()}
+    origins = {name: [dict(part.origin) for part in parts if part.origin] for name, parts in loaded.items()}
     train = splits.pop("train")
     val = {name: samples for name, samples in splits.items() if name in data.lists("val")}
     test = {name: samples for name, samples in splits.items() if name not in val}
     if data.val_split:
         train, held_out = _split(train, recipe, reporter)
         val = {"val": held_out} if held_out else {}
+        origins["val"] = origins["train"]
     val_is_test = not val and bool(test)
     if val_is_test:
         reporter.warn(
@@ -109,6 +115,7 @@ def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, r
         )
         val, test = {_as_val(name): samples for name, samples in test.items()}, {}
         dropped = {_as_val(name): counts for name, counts in dropped.items()}
+        origins = {_as_val(name): told for name, told in origins.items()}
     if not val:
         reporter.warn("no validation and no test samples: nothing is evaluated, and the last epoch counts as the best")
     num_frames = recipe.input.to_spec().sampling.num_frames if recipe.input.modality == "video" else None
@@ -123,7 +130,8 @@ def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, r
     if data.soft_labels:
         _tell_soft(train, reporter)
     counts = _seen(train, parts, len(labels))
-    return TrainingData(train, val, test, counts, val_is_test, parts, {k: v for k, v in dropped.items() if v})
+    kept = {name: counts for name, counts in dropped.items() if counts}
+    return TrainingData(train, val, test, counts, val_is_test, parts, kept, origins)
 
 
 def _as_val(name: str) -> str:

@@ -138,6 +138,17 @@ def test_the_map_that_prepare_noted_is_found_for_each_file_and_must_agree(
         load(small_recipe(other, tmp_path, data={"train": {"file": prepared, "label_map": "dfew"}}), tmp_path)
 
 
+def test_a_run_keeps_what_prepare_noted_of_its_lists(stills: Callable, tmp_path: Path) -> None:
+    listed = stills("a", {"happy": 6, "sad": 6})
+    done = prepare_dataset(listed.train.parent, name="mine", out=tmp_path / "annotation", reporter=Reporter())
+    prepared = Listed(tmp_path / "annotation" / done.manifest["files"]["train"])
+    found = load(small_recipe(prepared, tmp_path, data={"val_split": 0.3}), tmp_path).summary(DFEW)
+    for name in ("train", "val"):
+        (origin,) = found[name]["origin"]
+        assert (origin["name"], origin["dataset"]) == ("mine", "path_files")
+        assert not any(str(tmp_path) in value for value in origin.values()), "no folder of this machine"
+
+
 def test_weights_say_how_often_an_epoch_sees_a_data_set(stills: Callable, tmp_path: Path) -> None:
     first, second, third = stills("a", {"happy": 8}), stills("b", {"sad": 8}), stills("c", {"fear": 6})
     entries = [
