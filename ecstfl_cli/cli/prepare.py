@@ -18,6 +18,21 @@ if TYPE_CHECKING:
     from ecstfl_cli.engine.prepare_faces import FaceRows
 
 
+class PackCodec(str, Enum):
+    """How packed frames are written; see media.packed.encode."""
+
+    JPEG = "jpeg"
+    PNG = "png"
+    RAW = "raw"
+
+
+class PackResize(str, Enum):
+    """How packed frames are sized; see engine.pack.Packing."""
+
+    SHORT = "short"
+    STRETCH = "stretch"
+
+
 class FaceAlign(str, Enum):
     """How face crops lie; see api.FaceCrop."""
 
@@ -86,6 +101,19 @@ def prepare(
     faces_out: Path = typer.Option(None, "--faces-out", help="Folder for the crops, instead of one in --out."),
     workers: int = typer.Option(None, "--workers", min=1, help="Processes that crop, instead of one a core."),
     device: str = typer.Option("auto", "--device", help="What the detector runs on: cpu, cuda, auto."),
+    pack: int = typer.Option(
+        None,
+        "--pack",
+        metavar="SIZE",
+        min=8,
+        max=4096,
+        help="Pack what was prepared, or the manifest named by FILES, into a few large files of frames of this size.",
+    ),
+    pack_codec: PackCodec = typer.Option(PackCodec.JPEG, "--pack-codec", help="png and raw are lossless."),
+    pack_quality: int = typer.Option(95, "--pack-quality", min=1, max=100, help="Quality of packed JPEGs."),
+    pack_resize: PackResize = typer.Option(
+        PackResize.SHORT, "--pack-resize", help="SIZE is the shorter side, never enlarged, or that of both sides."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Write path files for a data set, or re-root path files from another machine.
@@ -107,6 +135,16 @@ def prepare(
     from ecstfl_cli.engine.prepare import prepare_dataset, reroot_files
 
     reporter = console.TerminalReporter()
+    packing = (pack, pack_codec.value, pack_quality, pack_resize.value) if pack else None
+    if packing and data_root is None and not faces:
+        if check or len(files or []) > 1:
+            raise typer.BadParameter("without --data-root, --pack takes one manifest, and no --check")
+        from ecstfl_cli.engine.check.target import manifest_to_use
+
+        packed = _pack(manifest_to_use(files[0] if files else None, out), packing, out, workers, reporter)
+        if as_json:
+            console.print_json({"pack": packed})
+        raise typer.Exit(0)
     if check and data_root is None:
         report = check_data(files or [], out, label_map, check_faces, as_json)
         if as_json:
@@ -143,11 +181,43 @@ def prepare(
     if not as_json:
         _show(done, out)
     report = check_data([done.path], out, None, check_faces, as_json) if check else None
+    packed = None
+    if packing:
+        from ecstfl_cli.engine.check.target import manifest_to_use
+
+        packed = _pack(manifest_to_use(done.path, out), packing, out, workers, reporter)
     if as_json:
-        console.print_json(_plain(done, out) | ({"check": report} if report else {}))
+        parts = ({"check": report} if report else {}) | ({"pack": packed} if packed else {})
+        console.print_json(_plain(done, out) | parts)
     is_wrong = report is not None and report["verdict"] == "wrong"
     _report_problems(done, skip_bad, reporter)
     raise typer.Exit(is_wrong)
+
+
+def _pack(
+    manifest: dict[str, Any],
+    packing: tuple[Any, ...],
+    out: Path,
+    workers: int | None,
+    reporter: console.TerminalReporter,
+) -> dict[str, Any]:
+    """Pack a manifest's samples and say what was written."""
+    from ecstfl_cli.engine.pack import Packing
+    from ecstfl_cli.engine.pack import pack as pack_samples
+
+    done = pack_samples(manifest, Packing(*packing), out=out, workers=workers, reporter=reporter)
+    reporter.note(f"packed {done.samples} samples, {done.frames} frames, {done.bytes / 1e6:.1f} MB in {done.folder}")
+    written = [str(out / file) for file in done.manifest["files"].values()]
+    for file in [*written, done.path]:
+        reporter.note(f"wrote {file}")
+    return {
+        "folder": str(done.folder),
+        "samples": done.samples,
+        "frames": done.frames,
+        "bytes": done.bytes,
+        "manifest_file": str(done.path),
+        "written": written,
+    }
 
 
 def _cropping(

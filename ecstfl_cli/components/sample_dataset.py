@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 from ecstfl_cli.api import Batch, FrameSampling, InputSpec
 from ecstfl_cli.components.sampling import evaluation_indices, training_indices
 from ecstfl_cli.components.transforms import Augmentation, to_frames
-from ecstfl_cli.media.decode import read_image
-from ecstfl_cli.media.sources import Clip, open_clip
+from ecstfl_cli.media.sources import Clip, open_clip, read_still
 
 # What a model for stills sees of a clip.
 ONE_FRAME = FrameSampling("uniform", frames=1)
@@ -72,7 +71,7 @@ class SampleDataset(Dataset[Item]):
         generator = np.random.default_rng((self.seed, epoch, index)) if self.training else None
         augmentation = self.augmentation if self.training else None
         if (getattr(sample, "modality", None) or self.spec.modality) == "img":
-            frames = to_frames([read_image(sample.source)], self.spec, augmentation, generator)[0]
+            frames = to_frames([read_still(sample.source)], self.spec, augmentation, generator)[0]
             if self.spec.modality == "video":
                 frames = np.broadcast_to(frames, (self.spec.sampling.num_frames, *frames.shape))
         else:

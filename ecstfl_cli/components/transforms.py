@@ -112,6 +112,15 @@ def resize(frames: Frames, size: int, policy: str = "stretch") -> Frames:
     return canvas
 
 
+def shortened(frame: Frames, size: int) -> Frames:
+    """A frame (H, W, 3) with its shorter side at `size`, its aspect kept; one that is not larger stays as it is."""
+    height, width = frame.shape[:2]
+    scale = size / min(height, width)
+    if scale >= 1:
+        return frame
+    return _scaled(frame[None], round(width * scale), round(height * scale))[0]
+
+
 def _resized(images: Sequence[Frames], size: int, policy: str) -> Frames:
     if len(images) == 1:
         return resize(images[0][None], size, policy)

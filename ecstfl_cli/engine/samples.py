@@ -21,7 +21,8 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.labels import LabelMap, remap
 from ecstfl_cli.media.frames import frame_names, image_state
-from ecstfl_cli.media.sources import is_video_file
+from ecstfl_cli.media.packed import split_packed
+from ecstfl_cli.media.sources import PackedClip, is_video_file
 from ecstfl_cli.media.video import count_frames
 from ecstfl_cli.pathfile import PathFile, Problem, Row
 
@@ -138,7 +139,16 @@ def _each(look: Callable[[str], Found], paths: Sequence[str]) -> list[Found]:
     return [look(path) for path in paths]
 
 
+def _look_in_pack(pack: tuple[Path, str]) -> Found:
+    try:
+        return Found(len(PackedClip(*pack)), "", digest=hashlib.blake2b("/".join(map(str, pack)).encode()).digest())
+    except DataError as error:
+        return Found(None, error.message)
+
+
 def _look_at_image(path: str) -> Found:
+    if packed := split_packed(path):
+        return _look_in_pack(packed)
     problem, digest = image_state(path)
     return Found(None, problem, missing=bool(problem) and not os.path.exists(path), digest=digest)  # noqa: PTH110
 
@@ -156,6 +166,8 @@ def _look_at_video(path: str) -> Found:
 
 
 def _look_at_clip(folder: str) -> Found:
+    if packed := split_packed(folder):
+        return _look_in_pack(packed)
     if is_video_file(folder) and os.path.exists(folder):  # noqa: PTH110
         return _look_at_video(folder)
     try:

@@ -24,6 +24,14 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """
     try:
         data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, str(error)) from error
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, path: Path | str) -> NDArray[np.uint8]:
+    """The pixels of an image file's bytes, as `read_image` gives them; `path` is what an error calls it."""
+    try:
         if b"Exif\0\0" not in data and (pixels := _plain_jpeg(data)) is not None:
             return pixels
         with Image.open(io.BytesIO(data)) as image:
@@ -48,7 +56,7 @@ def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(_rgb(ImageOps.exif_transpose(image) if _is_turned(image) else image))
 
 
-def _unreadable(path: Path, why: str) -> DataError:
+def _unreadable(path: Path | str, why: str) -> DataError:
     return DataError(f"cannot read image {path}: {why}", "Run `ecstfl prepare` or pass --skip-bad.")
 
 

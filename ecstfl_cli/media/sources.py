@@ -1,4 +1,4 @@
-"""Where the frames of a clip come from, a folder or a video file: how many there are, and those that are asked for."""
+"""Where the frames of a sample come from, a folder, a video file, an image or a pack: how many, and those asked for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ecstfl_cli.media.decode import read_image
 from ecstfl_cli.media.frames import VIDEO_SUFFIXES, frame_names
+from ecstfl_cli.media.packed import open_pack, split_packed
 from ecstfl_cli.media.video import count_frames, frames_at
 
 
@@ -54,14 +55,38 @@ class VideoFile:
         return frames_at(self.path, indices)
 
 
+@dataclass(frozen=True, slots=True)
+class PackedClip:
+    """A sample of a pack, which stays open for the process; only its place is kept here."""
+
+    folder: Path
+    id: str
+
+    def __len__(self) -> int:
+        return open_pack(self.folder).n_frames(self.id)
+
+    def read(self, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Frames by index. Raises DataError where the shard is damaged."""
+        return open_pack(self.folder).read(self.id, indices)
+
+
 def open_clip(source: Path, n_frames: int | None = None) -> Clip:
     """The clip at a path; the frames of a video file are counted unless `n_frames` says how many there are.
 
-    Raises OSError where a folder cannot be listed, DataError where a video file cannot be decoded.
+    Raises OSError where a folder cannot be listed, DataError where a video file or a pack cannot be read.
     """
+    if packed := split_packed(source):
+        return PackedClip(*packed)
     if is_video_file(source):
         return VideoFile(source, n_frames or count_frames(source))
     return FrameFolder(source, "/".join(frame_names(source)))
+
+
+def read_still(source: Path) -> NDArray[np.uint8]:
+    """An image (H, W, 3) uint8 RGB, of a file or of a pack. Raises DataError where it cannot be read."""
+    if packed := split_packed(source):
+        return PackedClip(*packed).read([0])[0]
+    return read_image(source)
 
 
 def is_video_file(path: str | Path) -> bool:

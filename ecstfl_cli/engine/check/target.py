@@ -94,13 +94,7 @@ def find_target(given: Sequence[Path], *, out: Path, label_map: str | None = Non
     manifest nor class names. Raises DataError where there is no such thing, or images and clips are mixed.
     """
     if not given:
-        manifest = latest_manifest(out)
-        if manifest is None:
-            raise DataError(
-                f"no path files that `ecstfl prepare` wrote are in {out}",
-                "Prepare them with --data-root DIR, or give path files, the name of a manifest or a recipe to check.",
-            )
-        return _of_manifest(manifest, label_map)
+        return _of_manifest(manifest_to_use(None, out), label_map)
     if len(given) == 1 and given[0].suffix.lower() in _RECIPES:
         return _of_recipe(given[0], out)
     if all(file.suffix.lower() in SUFFIXES.values() for file in given):
@@ -111,6 +105,22 @@ def find_target(given: Sequence[Path], *, out: Path, label_map: str | None = Non
             "Give path files (.csv or .txt), or one manifest, or one recipe.",
         )
     return _of_manifest(_named_manifest(given[0], out), label_map)
+
+
+def manifest_to_use(given: Path | None, out: Path) -> dict[str, Any]:
+    """The manifest that `given` names, or without it the one in `out` that was written last.
+
+    Raises DataError where there is none.
+    """
+    if given:
+        return _named_manifest(given, out)
+    manifest = latest_manifest(out)
+    if manifest is None:
+        raise DataError(
+            f"no path files that `ecstfl prepare` wrote are in {out}",
+            "Prepare them with --data-root DIR, or give path files, the name of a manifest or a recipe to check.",
+        )
+    return manifest
 
 
 def _named_manifest(given: Path, out: Path) -> dict[str, Any]:
