@@ -143,7 +143,7 @@ def _look_in_pack(pack: tuple[Path, str]) -> Found:
     try:
         return Found(len(PackedClip(*pack)), "", digest=hashlib.blake2b("/".join(map(str, pack)).encode()).digest())
     except DataError as error:
-        return Found(None, error.message)
+        return Found(None, f"{error.message}. {error.hint}")
 
 
 def _look_at_image(path: str) -> Found:

@@ -102,17 +102,17 @@ def test_a_truncated_or_changed_shard_is_named_with_the_command_that_writes_it_a
     data = shard.read_bytes()
     shard.write_bytes(data[:300] + bytes([data[300] ^ 255]) + data[301:])
     open_pack.cache_clear()
-    with pytest.raises(DataError, match="shard-00000.arrow is damaged: its SHA-256"):
+    with pytest.raises(DataError, match=r"shard-00000\.arrow is damaged: its SHA-256"):
         open_pack(folder).verify()
     shard.write_bytes(data[:-100])
     open_pack.cache_clear()
-    with pytest.raises(DataError, match="shard-00000.arrow is damaged: has") as caught:
+    with pytest.raises(DataError, match=r"shard-00000\.arrow is damaged: has") as caught:
         samples_of(out, name, modality)
-    assert "ecstfl prepare" in str(caught.value.message) + caught.value.hint
+    assert f"--pack {SIZE}" in caught.value.message
 
 
 def test_an_interrupted_pack_leaves_nothing(prepared, monkeypatch) -> None:
-    modality, out = prepared
+    _, out = prepared
     there = sorted(out.iterdir())
 
     def full(*_: object) -> None:
