@@ -403,3 +403,11 @@ def test_real_data_is_prepared_to_its_published_counts(cli, real_data, tmp_path,
     result = cli(*flags, cwd=tmp_path)
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["manifest"]["samples"] == samples
+
+
+def test_a_data_root_may_be_relative_to_the_current_folder(cli, tiny_images, tmp_path):
+    data = tiny_images(classes=2, per_class=1)
+    result = cli("prepare", "--data-root", data.root.relative_to(tmp_path), "--label-map", "dfew", cwd=tmp_path)
+    assert result.exit_code == 0, result.stderr
+    lines = (tmp_path / "annotation" / f"{data.root.name}_train.csv").read_text(encoding="utf-8").splitlines()
+    assert all(Path(line.split(",")[0]).is_file() for line in lines[1:])

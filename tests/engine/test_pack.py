@@ -14,6 +14,7 @@ from ecstfl_cli.api import FrameSampling, InputSpec
 from ecstfl_cli.components.sample_dataset import SampleDataset, collate
 from ecstfl_cli.components.transforms import Augmentation
 from ecstfl_cli.engine import pack as packing_module
+from ecstfl_cli.engine.check.scan import _damage_of_pack
 from ecstfl_cli.engine.check.target import manifest_to_use
 from ecstfl_cli.engine.pack import Packing, pack
 from ecstfl_cli.engine.reporter import Reporter
@@ -109,6 +110,23 @@ def test_a_truncated_or_changed_shard_is_named_with_the_command_that_writes_it_a
     with pytest.raises(DataError, match=r"shard-00000\.arrow is damaged: has") as caught:
         samples_of(out, name, modality)
     assert f"--pack {SIZE}" in caught.value.message
+
+
+def test_a_check_reads_packs_and_their_checksums(prepared, cli) -> None:
+    _, out = prepared
+    name, folder = packed(out, "raw")
+    check = ("prepare", "--check", name, "--check-faces", "0", "--json")
+    result = cli(*check, cwd=out.parent)
+    assert result.exit_code == 0, result.stderr
+    shard = folder / "shard-00000.arrow"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 255
+    shard.write_bytes(data)
+    open_pack.cache_clear()
+    _damage_of_pack.cache_clear()
+    result = cli(*check, cwd=out.parent)
+    assert result.exit_code == 1
+    assert "its SHA-256 is another" in result.stdout
 
 
 def test_an_interrupted_pack_leaves_nothing(prepared, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -62,7 +63,8 @@ def _split(path: Path) -> str:
 
 def _rows(path: Path, root: Path, label_map: LabelMap | None) -> list[PathRow]:
     read = pathfile.read(path, root=root, label_map=label_map, require_labels=False)
-    return [PathRow(row.location, row.label, row.n_frames) for row in read.rows]
+    # A data root that is given relative to the current folder must not be put before these paths once more.
+    return [PathRow(os.path.abspath(row.location), row.label, row.n_frames) for row in read.rows]  # noqa: PTH100
 
 
 def _map_name(lists: Collection[Path]) -> str | None:

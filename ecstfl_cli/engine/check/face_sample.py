@@ -12,13 +12,11 @@ from PIL import Image
 from ecstfl_cli.api import FaceCrop
 from ecstfl_cli.engine.check.findings import Finding, Item, item
 from ecstfl_cli.engine.check.reading import Readings
-from ecstfl_cli.engine.check.scan import is_video_file
 from ecstfl_cli.engine.check.target import CheckTarget, Split
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError
-from ecstfl_cli.media.decode import read_image
 from ecstfl_cli.media.faces.finding import FaceFinder
-from ecstfl_cli.media.frames import list_frames
+from ecstfl_cli.media.sources import is_video_file, open_clip, read_still
 
 # Detectors are trained on faces with something around them, and miss many that fill a small picture: those are shown
 # to them at one size on a grey ground, which finds all of FER2013's where 28% are missed as they are.
@@ -80,11 +78,11 @@ def _drawn(target: CheckTarget, readings: Readings, n: int) -> list[tuple[Split,
 def _middle_frame(path: str, modality: str) -> NDArray[np.uint8] | None:
     try:
         if modality == "img":
-            return read_image(Path(path))
+            return read_still(Path(path))
         if is_video_file(path):
             return _first_frame(path)
-        frames = list_frames(Path(path))
-        return read_image(frames[len(frames) // 2])
+        clip = open_clip(Path(path))
+        return clip.read([len(clip) // 2])[0]
     except (DataError, OSError, IndexError):
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -18,7 +19,9 @@ from ecstfl_cli.api import Modality
 from ecstfl_cli.components.perceptual_hash import SIDE, grey_copy, phash, thumbnails
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.decode import read_image
-from ecstfl_cli.media.frames import VIDEO_SUFFIXES, frame_names
+from ecstfl_cli.media.frames import frame_names
+from ecstfl_cli.media.packed import open_pack, split_packed
+from ecstfl_cli.media.sources import PackedClip, is_video_file
 
 try:
     import simplejpeg
@@ -77,7 +80,9 @@ class Scan:
 
 
 def look(path: str, modality: Modality) -> Listing:
-    """The files of a sample. What is missing, empty or closed is told as a problem."""
+    """The files of a sample. What is missing, empty or closed is told as a problem; of a pack, a damaged shard."""
+    if packed := split_packed(path):
+        return _look_in_pack(*packed)
     is_folder = modality == "video" and not is_video_file(path)
     try:
         names = frame_names(path) if is_folder else [""]
@@ -96,9 +101,25 @@ def look(path: str, modality: Modality) -> Listing:
     return Listing(len(names), stamp.digest(), "" if names else "folder holds no images")
 
 
-def is_video_file(path: str) -> bool:
-    """Whether a clip is a video file; a folder may have such a name too."""
-    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES and not os.path.isdir(path)  # noqa: PTH112, PTH122
+def _look_in_pack(folder: Path, id: str) -> Listing:
+    try:
+        if problem := _damage_of_pack(folder):
+            return Listing(0, b"", problem)
+        pack = open_pack(folder)
+        shards = "".join(shard["sha256"] for shard in pack.index["shards"])
+        return Listing(pack.n_frames(id), hashlib.blake2b(f"{shards}{id}".encode(), digest_size=16).digest(), "")
+    except DataError as error:
+        return Listing(0, b"", error.message)
+
+
+@functools.lru_cache(maxsize=8)
+def _damage_of_pack(folder: Path) -> str:
+    """What the shards' SHA-256 tell, once for each process."""
+    try:
+        open_pack(folder).verify()
+    except DataError as error:
+        return error.message
+    return ""
 
 
 class _Frame(NamedTuple):
@@ -150,7 +171,12 @@ def scan(path: str, modality: Modality) -> Scan:
 
 def _frames(path: str, modality: Modality) -> Iterator[tuple[str, bool, _Frame]]:
     """(name, whether it may be a key frame, frame) of each frame; how many a video file has is known at its end."""
-    if modality == "img":
+    if packed := split_packed(path):
+        clip = PackedClip(*packed)
+        keys = set(_evenly(len(clip)))
+        for i in range(len(clip)):
+            yield f"frame {i}", i in keys, _packed(clip, i)
+    elif modality == "img":
         yield "", True, _image(path)
     elif is_video_file(path):
         for frame in _video(path):
@@ -160,6 +186,13 @@ def _frames(path: str, modality: Modality) -> Iterator[tuple[str, bool, _Frame]]
         keys = set(_evenly(len(names)))
         for i, name in enumerate(names):
             yield name, i in keys, _image(f"{path}/{name}")
+
+
+def _packed(clip: PackedClip, i: int) -> _Frame:
+    try:
+        return _Frame(clip.read([i])[0])
+    except DataError as error:
+        return _Frame(None, error.message)
 
 
 def _evenly(n: int) -> list[int]:
