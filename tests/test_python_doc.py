@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn_faces import drawn_scene, write_frames
 from PIL import Image
-from small_model import save_small_model
 
 from ecstfl_cli.engine.model_source import shipped_model
 from ecstfl_cli.errors import CheckpointError
 from ecstfl_cli.media.video import probe
+from tests.drawn_faces import drawn_scene, write_frames
+from tests.small_model import save_small_model
 
 TEXT = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python( no-run)?\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)

@@ -2,7 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-from small_model import save_small_model
+
+from tests.small_model import save_small_model
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_only_a_run_folder_is_resumed(cli: Cli, tmp_path: Path, make: str, said:
 @pytest.fixture
 def small(tiny_images: Callable[..., Any], tmp_path: Path) -> Path:
     """A recipe file of two epochs of two steps."""
-    from small_run import small_recipe
+    from tests.small_run import small_recipe
 
     recipe = small_recipe(tiny_images(classes=2, per_class=4), tmp_path / "runs")
     path = tmp_path / "small.yaml"

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_model import save_small_model
+
+from tests.small_model import save_small_model
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn_faces import write_frames
 from PIL import Image
-from small_model import save_small_model
+
+from tests.drawn_faces import write_frames
+from tests.small_model import save_small_model
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TinyData
+
+from tests.conftest import TinyData
 
 
 @pytest.fixture

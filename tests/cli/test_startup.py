@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small_model import SIZE, save_small_model
 
 from ecstfl_cli.api import Modality
+from tests.small_model import SIZE, save_small_model
 
 HEAVY = [
     *("torch", "torchvision", "timm", "pandas", "numpy", "matplotlib", "accelerate"),

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from small_run import same_weights, small_recipe, train
 from torch import nn
 
 from ecstfl_cli.engine.anomaly import LayerWatch
 from ecstfl_cli.engine.training_state import states
 from ecstfl_cli.errors import EcstflError
+from tests.small_run import same_weights, small_recipe, train
 
 # A network that goes wrong, in a layer of its choice, when it sees its `at`-th batch for training.
 FRAGILE = """

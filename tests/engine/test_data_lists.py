@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_model import quick_infer, save_small_model
-from small_run import StopAfter, merged, same_weights, small_recipe, train
 
 from ecstfl_cli.engine.prepare import prepare_dataset
 from ecstfl_cli.engine.reporter import Reporter
@@ -21,6 +19,8 @@ from ecstfl_cli.engine.training_data import TrainingData, load_training_data, so
 from ecstfl_cli.errors import DataError, EcstflError, LabelMapError
 from ecstfl_cli.labels import LabelMap, label_map_from
 from ecstfl_cli.recipe import Recipe
+from tests.small_model import quick_infer, save_small_model
+from tests.small_run import StopAfter, merged, same_weights, small_recipe, train
 
 DFEW = label_map_from("dfew")
 

@@ -7,7 +7,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from small_model import save_small_model
 
 from ecstfl_cli.api import InputSpec
 from ecstfl_cli.components.exporters.onnx import OnnxExporter
@@ -18,6 +17,7 @@ from ecstfl_cli.engine.export_metadata import read_export_metadata
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import CheckpointError, ExportError, RegistryError
 from ecstfl_cli.labels import label_map_from
+from tests.small_model import save_small_model
 
 NETWORKS = [
     ("torchvision/r3d_18", None),

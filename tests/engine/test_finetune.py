@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from small_run import merged, same_weights, small_recipe, train, weights
 
 from ecstfl_cli.engine.finetune import RunResult, finetune
 from ecstfl_cli.engine.prepare import prepare_dataset
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import CheckpointError, DataError, EcstflError, LabelMapError, RegistryError
 from ecstfl_cli.recipe import Recipe
+from tests.small_run import merged, same_weights, small_recipe, train, weights
 
 
 def recipe_for(tiny: Any, output: Path, **changes: Any) -> Recipe:

@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, recall_score
-from small_model import quick_infer, save_small_model
 
 from ecstfl_cli.engine.infer import InferResult
 from ecstfl_cli.engine.prepare import prepare_dataset
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError, LabelMapError
 from ecstfl_cli.labels import label_map_from
+from tests.small_model import quick_infer, save_small_model
 
 DFEW = label_map_from("dfew")
 

@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from drawn_faces import drawn_scene, write_frames
 from PIL import Image
-from small_model import save_small_model
 
 from ecstfl_cli.engine.infer_media import (
     Compute,
@@ -37,6 +35,8 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.media.row_tables import OutputError
+from tests.drawn_faces import drawn_scene, write_frames
+from tests.small_model import save_small_model
 
 NAMES = label_map_from("dfew").names
 Look = Callable[..., MediaResult]

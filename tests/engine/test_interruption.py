@@ -19,7 +19,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from small_run import At, StopAfter
 
 from ecstfl_cli.engine.finetune import RunResult, finetune
 from ecstfl_cli.engine.reporter import Reporter
@@ -27,6 +26,7 @@ from ecstfl_cli.engine.run_folder import RunFolder
 from ecstfl_cli.engine.training_state import states
 from ecstfl_cli.errors import CheckpointError, EcstflError
 from ecstfl_cli.recipe import Recipe
+from tests.small_run import At, StopAfter
 
 STEPS_PER_EPOCH = 6
 

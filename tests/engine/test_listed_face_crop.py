@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import small_recipe, train
 
 from ecstfl_cli.api import FaceCrop
 from ecstfl_cli.engine.checkpoint import load_native
 from ecstfl_cli.engine.listed_face_crop import with_listed_face_crop
 from ecstfl_cli.engine.prepare import prepare_dataset
 from ecstfl_cli.engine.reporter import Reporter
+from tests.small_run import small_recipe, train
 
 EYES = FaceCrop("centerface", 0.6, "eyes", 0.25, 96)
 

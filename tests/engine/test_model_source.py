@@ -8,7 +8,6 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from small_model import quick_infer, save_small_model
 
 from ecstfl_cli.components.exporters.onnx import OnnxExporter
 from ecstfl_cli.engine.export import export
@@ -16,6 +15,7 @@ from ecstfl_cli.engine.model_source import shipped_model
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import CheckpointError, DeviceError
 from ecstfl_cli.labels import label_map_from
+from tests.small_model import quick_infer, save_small_model
 
 
 @pytest.fixture

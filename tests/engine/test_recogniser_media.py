@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_faces import drawn_scene, write_frames
 from PIL import ExifTags, Image
-from small_model import save_small_model
 
 from ecstfl_cli import Recogniser
 from ecstfl_cli.engine.model_source import shipped_model
 from ecstfl_cli.errors import CheckpointError, DataError
+from tests.drawn_faces import drawn_scene, write_frames
+from tests.small_model import save_small_model
 
 RealData = Callable[[str], Path]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import same_weights, small_recipe, train
 
 from ecstfl_cli import __version__
 from ecstfl_cli.engine.repeat import result_differences
@@ -19,6 +18,7 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.run_folder import RunFolder
 from ecstfl_cli.engine.samples import fingerprint_of
 from ecstfl_cli.errors import EcstflError
+from tests.small_run import same_weights, small_recipe, train
 
 
 @pytest.fixture

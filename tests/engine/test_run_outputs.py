@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from small_run import small_recipe, train, weights
 
 from ecstfl_cli.engine import runtime
 from ecstfl_cli.engine.reporter import Advance, Reporter
 from ecstfl_cli.errors import DeviceError, EcstflError
 from ecstfl_cli.recipe import Recipe
+from tests.small_run import small_recipe, train, weights
 
 
 def said(lines: list[str], part: str) -> bool:

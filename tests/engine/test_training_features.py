@@ -10,8 +10,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from small_model import quick_infer
-from small_run import same_weights, small_recipe, train, weights
 from torch.nn import functional as F  # noqa: N812
 
 from ecstfl_cli.components.backbones import build_model
@@ -25,6 +23,8 @@ from ecstfl_cli.engine.training_state import load_state, states
 from ecstfl_cli.errors import CheckpointError, EcstflError, RecipeError
 from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.recipe import Recipe
+from tests.small_model import quick_infer
+from tests.small_run import same_weights, small_recipe, train, weights
 
 # Without batch norm and dropout, two batches of 4 are one of 8.
 PLAIN = """

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import releases
 from PIL import Image
-from releases import text
+
+from tests.components.datasets import releases
+from tests.components.datasets.releases import text
 
 Build = Callable[[Path], None]
 

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from releases import FER2013, RELEASES, Release, dfew, fer_image, ferplus
-from releases import fer2013 as build_fer2013
 
 from ecstfl_cli import pathfile, registry
 from ecstfl_cli.components.datasets.published_counts import _COUNTS, published_counts
@@ -19,6 +17,8 @@ from ecstfl_cli.engine.extra_columns import read_extra_columns
 from ecstfl_cli.engine.plugin_choice import FALLBACKS, options_of
 from ecstfl_cli.labels import LabelMap, label_map_from
 from ecstfl_cli.media.frames import frame_names
+from tests.components.datasets.releases import FER2013, RELEASES, Release, dfew, fer_image, ferplus
+from tests.components.datasets.releases import fer2013 as build_fer2013
 
 EVERY = pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.id)
 
