@@ -145,7 +145,7 @@ class Batch:
     """One collated batch. `frames` is uint8 RGB, (B, T, H, W, 3) for clips or (B, H, W, 3) for stills.
 
     `target` is (B,) int64, -1 where the label is unknown. `clip_ids` names the samples as their path file does.
-    `soft_target` (B, K), shares that sum to 1, is there in training with `data.soft_labels`.
+    `soft_target` (B, K), shares that sum to 1, is there in training with `data.soft_labels` or `data.teachers`.
     """
 
     frames: Tensor

@@ -136,9 +136,22 @@ class DataSection(Section):
     soft_labels: bool = Field(
         default=False, description="train cross-entropy on the annotators' votes that `prepare` kept with the lists"
     )
+    teachers: list[str] = Field(
+        default_factory=list,
+        description="predictions.csv files that `ecstfl infer` wrote of the training lists: their mean is learnt from "
+        "beside the labels (knowledge distillation)",
+    )
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.5, description="the share of data.teachers in what is learnt; the rest is the label's"
+    )
     skip_bad: bool = Field(
         default=False, description="leave unreadable rows out, into a rejects file, instead of stopping"
     )
+
+    @property
+    def has_soft_targets(self) -> bool:
+        """Whether training has shares of the classes in place of labels."""
+        return self.soft_labels or bool(self.teachers)
 
     def entries(self, split: Literal["train", "val", "test"]) -> dict[str, list[PathFileSection]]:
         """Path files by the list that they belong to: `train`, `val`, or `val_<name>` for each named list."""

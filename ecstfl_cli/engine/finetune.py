@@ -338,12 +338,13 @@ def _check_mixing(recipe: Recipe, objective: Objective, reporter: Reporter) -> N
 
 
 def _check_soft_labels(recipe: Recipe, objective: Objective, reporter: Reporter) -> None:
-    if not recipe.data.soft_labels:
+    if not recipe.data.has_soft_targets:
         return
     if not objective.soft:
+        key, off = ("data.teachers", "[]") if recipe.data.teachers else ("data.soft_labels", "false")
         raise EcstflError(
-            f"data.soft_labels has no effect: no loss takes them ({', '.join(objective.weights)})",
-            "Add cross_entropy, or set data.soft_labels: false.",
+            f"{key} has no effect: no loss takes soft labels ({', '.join(objective.weights)})",
+            f"Add cross_entropy, or set {key}: {off}.",
         )
     if others := [name for name in objective.weights if name not in objective.soft]:
         reporter.note(f"soft labels are for {', '.join(objective.soft)}; {', '.join(others)} sees the label alone")

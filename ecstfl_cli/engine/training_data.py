@@ -18,6 +18,7 @@ from ecstfl_cli.engine.loader import Part
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import Sample, class_counts, fingerprint, stratified_split
 from ecstfl_cli.engine.subject_split import subject_split
+from ecstfl_cli.engine.teachers import with_teachers
 from ecstfl_cli.errors import DataError, listing
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.recipe import Recipe
@@ -129,6 +130,9 @@ def load_training_data(recipe: Recipe, labels: LabelMap, rejects_folder: Path, r
         reporter.warn(f"the training list has no sample of: {', '.join(absent)}")
     if data.soft_labels:
         _tell_soft(train, reporter)
+    if data.teachers:
+        train, agreed = with_teachers(train, data.teachers, data.teacher_weight, labels)
+        reporter.note(f"the teachers' first choice is the label of {100 * agreed:.1f} % of the training samples")
     counts = _seen(train, parts, len(labels))
     kept = {name: counts for name, counts in dropped.items() if counts}
     return TrainingData(train, val, test, counts, val_is_test, parts, kept, origins)

@@ -47,7 +47,7 @@ class TrainingLoaders:
         training_spec = replace(spec, size=augment.size or spec.size)
         drawn = data.drawn()
         self.train = training_loader(drawn, training_spec, self.order, augmentation, workers)
-        self.soft_targets = soft_targets(drawn, len(data.class_counts)) if recipe.data.soft_labels else None
+        self.soft_targets = soft_targets(drawn, len(data.class_counts)) if recipe.data.has_soft_targets else None
 
         def evaluation(samples: Any) -> DataLoader:
             order = EvaluationOrder(

@@ -267,8 +267,74 @@ def test_soft_labels_change_training_and_need_votes_and_a_loss(stills: Callable,
     assert json.loads((soft.folder / "environment.json").read_text())["data"]["train"]["soft_labels"] == 12
     with pytest.raises(DataError, match="no training list holds votes"):
         train(small_recipe(stills("b", {"happy": 8}), tmp_path, data={"soft_labels": True}))
-    with pytest.raises(EcstflError, match="no loss takes them"):
+    with pytest.raises(EcstflError, match="no loss takes soft labels"):
         train(small_recipe(data, tmp_path, data={"soft_labels": True}, losses={"ec_stfl": {}}))
+
+
+# --- teachers --------------------------------------------------------------------------------------------------------
+
+
+def predictions(file: Path, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """A table as `infer` writes it, of probabilities by class and path; what is not given is 0."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in (*DFEW.names, *row)))
+    lines = [",".join([path, *(str(row.get(name, 0)) for name in names)]) for path, row in rows.items()]
+    file.write_text("\n".join([f"path,{','.join(f'prob_{name}' for name in names)}", *lines]), encoding="utf-8")
+    return str(file)
+
+
+def test_teachers_are_averaged_by_class_name_and_mixed_with_the_label(stills: Callable, tmp_path: Path) -> None:
+    data = stills("a", {"happy": 2, "sad": 2})
+    paths = [sample.clip_id for sample in load(small_recipe(data, tmp_path), tmp_path).train]
+    one = predictions(tmp_path / "one.csv", {path: {"happy": 1.0} for path in paths})
+    # Contempt is left out, and the rest sums to 1.
+    two = predictions(
+        tmp_path / "two.csv", {path: {"sad": 0.2, "fear": 0.2, "contempt": 0.6} for path in reversed(paths)}
+    )
+    recipe = small_recipe(data, tmp_path, data={"teachers": [one, two], "teacher_weight": 0.8})
+    reporter = Reporter()
+    found = soft_targets(load(recipe, tmp_path, reporter).train, len(DFEW))
+    taught = 0.8 * torch.tensor([0.5, 0.25, 0, 0, 0, 0, 0.25])
+    label = 0.2 * torch.eye(7)
+    torch.testing.assert_close(found, torch.stack([taught + label[0]] * 2 + [taught + label[1]] * 2))
+    assert "the teachers' first choice is the label of 50.0 % of the training samples" in reporter.notes
+
+
+def test_a_model_learns_from_the_predictions_that_infer_writes(stills: Callable, tmp_path: Path) -> None:
+    data = stills("a", {"happy": 6, "sad": 6})
+    teacher = save_small_model(tmp_path / "teacher.safetensors", "img", temporal_head=None)
+    quick_infer(data.train, model=str(teacher), out=tmp_path / "taught", label_map=DFEW)
+    teachers = {"teachers": [str(tmp_path / "taught" / "predictions.csv")]}
+    pupil = train(small_recipe(data, tmp_path / "pupil", data=teachers))
+    assert not same_weights(pupil.folder, train(small_recipe(data, tmp_path / "alone")).folder)
+    with pytest.raises(EcstflError, match="no loss takes soft labels"):
+        train(small_recipe(data, tmp_path, data=teachers, losses={"ec_stfl": {}}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "not found"),
+        ("path,label\na,1\n", r"needs the columns path and prob_<class>"),
+        ("path,prob_happy\na,1\n", "the teacher has no class sad, neutral"),
+        (f"path,{','.join(f'prob_{n}' for n in DFEW.names)}\na,1,0,0,0,0,0,0\n", "no prediction for 8 of the samples"),
+    ],
+)
+def test_a_wrong_teacher_is_told(stills: Callable, tmp_path: Path, text: str | None, message: str) -> None:
+    file = tmp_path / "predictions.csv"
+    if text:
+        file.write_text(text)
+    with pytest.raises(DataError, match=message):
+        load(small_recipe(stills("a", {"happy": 8}), tmp_path, data={"teachers": [str(file)]}), tmp_path)
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "0", "much"])
+def test_probabilities_are_numbers(stills: Callable, tmp_path: Path, value: str) -> None:
+    data = stills("a", {"happy": 4})
+    paths = [sample.clip_id for sample in load(small_recipe(data, tmp_path), tmp_path).train]
+    file = Path(predictions(tmp_path / "p.csv", {path: {} for path in paths}))
+    file.write_text(file.read_text().replace(",0,", f",{value},", 1))
+    with pytest.raises(DataError, match="probabilit"):
+        load(small_recipe(data, tmp_path, data={"teachers": [str(file)]}), tmp_path)
 
 
 # --- the recipe ------------------------------------------------------------------------------------------------------
@@ -281,6 +347,7 @@ def test_soft_labels_change_training_and_need_votes_and_a_loss(stills: Callable,
         ({"train": [{"weight": 2}]}, "data.train.0.file", "is missing"),
         ({"train": {"file": "a.csv", "weight": 0}}, "data.train.0.weight", "must be above 0"),
         ({"val": {"one": {"file": "a.csv", "weight": 2}}}, "data.val", "weight is for data.train only"),
+        ({"teacher_weight": 0.0}, "data.teacher_weight", "must be above 0"),
         ({"val_split_by": "subject"}, "data.val_split_by", "has no effect without data.val_split"),
         ({"train": {"file": "a.csv", "label_map": "mafw"}}, "data.train.label_map", "contempt, anxiety"),
     ],
