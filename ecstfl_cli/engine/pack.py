@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,7 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import KIND
 from ecstfl_cli.errors import DataError, EcstflError, listing
 from ecstfl_cli.labels import label_map_from
-from ecstfl_cli.media.packed import INDEX, SUFFIX, Codec, PackWriter, encode, safe_id
+from ecstfl_cli.media.packed import INDEX, SUFFIX, Codec, PackWriter, encode, open_pack, safe_id
 from ecstfl_cli.media.sources import is_video_file, open_clip, read_still
 from ecstfl_cli.media.video import read_video
 
@@ -73,8 +74,8 @@ def pack(
 ) -> Packed:
     """Pack every sample that the path files of a manifest list, and write path files of the packed ones to `out`.
 
-    The pack appears complete or not at all; one of the same name is replaced. Subjects and votes are kept. Raises
-    DataError where a sample cannot be read, and EcstflError where the pack cannot be written.
+    The pack appears complete or not at all; one of the same name stays whole until this one is. Subjects and votes are
+    kept. Raises DataError where a sample cannot be read, and EcstflError where the pack cannot be written.
     """
     if not 8 <= packing.size <= 4096 or not 1 <= packing.quality <= 100:
         raise EcstflError(f"cannot pack at {packing.size} pixels and quality {packing.quality}", "8 to 4096; 1 to 100.")
@@ -85,21 +86,55 @@ def pack(
     _refuse_foreign(manifest, name, folder, rows, out)
     command = shlex.join(["ecstfl", "prepare", manifest["path"], *packing.flags(), "--out", os.path.abspath(out)])  # noqa: PTH100
     settings = {"size": packing.size, "resize": packing.fit, "quality": packing.quality, "command": command}
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
-        partial.mkdir(parents=True)
-        counts = _write(PackWriter(partial, packing.codec, settings), ids, manifest, packing, workers, reporter)
-        size = sum(file.stat().st_size for file in partial.iterdir())
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        with _workplace(folder) as partial:
+            counts = _write(PackWriter(partial, packing.codec, settings), ids, manifest, packing, workers, reporter)
+            size = sum(file.stat().st_size for file in partial.iterdir())
+            _put_in_place(partial, folder)
     except OSError as error:
         raise EcstflError(f"cannot write the pack {folder}: {error}", "Choose another --out, or make room.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     moved = {key: [_moved(row, folder, ids[row.path], counts) for row in listed] for key, listed in rows.items()}
     written = _path_files(manifest, name, moved, packing, out)
     return Packed(written, out / f"{name}.json", folder, len(ids), sum(counts.values()), size)
+
+
+@contextmanager
+def _workplace(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` for this process alone; what one that was killed left there is removed.
+
+    Raises EcstflError where another process is at work.
+    """
+    from filelock import FileLock, Timeout
+
+    place = folder.with_name(f"{folder.name}.part")
+    place.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise EcstflError(f"another process is writing the pack {folder}", "Wait until it has stopped.") from None
+    try:
+        shutil.rmtree(place / "pack", ignore_errors=True)
+        (place / "pack").mkdir()
+        yield place / "pack"
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        lock.release()
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Move a pack to its place. One that is there is whole until its index is replaced, in one rename."""
+    shards = {file.name for file in partial.iterdir()} - {INDEX}
+    if folder.exists():
+        for name in shards:
+            (partial / name).replace(folder / name)
+        (partial / INDEX).replace(folder / INDEX)
+    else:
+        partial.rename(folder)
+    open_pack.cache_clear()
+    for shard in folder.glob("*.arrow"):
+        if shard.name not in shards:
+            shard.unlink()
 
 
 def _refuse_foreign(manifest: dict[str, Any], name: str, folder: Path, rows: Iterable[str], out: Path) -> None:

@@ -1,8 +1,8 @@
 """Packed frames: a few Arrow files in place of a million images, memory-mapped, any frame of any clip at once.
 
-A pack is a folder `NAME.pack` of `shard-00000.arrow` … and `pack.json`. Shards are Arrow IPC files, one record batch a
-clip or 64 stills, with the columns clip, frame, height, width, image (bytes of JPEG or PNG, or uint8 RGB); pyarrow
-opens them as they are. A path file names a sample as `NAME.pack/<id>`.
+A pack is a folder `NAME.pack` of `pack.json`, the index, and the shards that it names, `shard-00000-….arrow`: Arrow IPC
+files, one record batch a clip or 64 stills, with the columns clip, frame, height, width, image (bytes of JPEG or PNG,
+or uint8 RGB). pyarrow opens them as they are. A path file names a sample as `NAME.pack/<id>`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class PackWriter:
         self._head = {"format": FORMAT, "codec": codec, **settings}
         self._clips: dict[str, tuple[int, int, int, int]] = {}
         self._rows: list[tuple[str, int, int, int, bytes]] = []
-        self._shards: list[str] = []
+        self._shards: list[Path] = []
         self._writer: Any = None
         self._batches = self._bytes = 0
 
@@ -106,14 +106,18 @@ class PackWriter:
         self._writer, self._batches, self._bytes = None, 0, 0
 
     def finish(self) -> dict[str, int]:
-        """Write the index, with each shard's size and SHA-256; the frames of each sample."""
+        """Write the index, with each shard's size and SHA-256; the frames of each sample.
+
+        Shards are named by what they hold, so that those of another pack can lie beside them.
+        """
         if self._rows:
             self._flush()
         self.close()
-        shards = [
-            {"file": name, "bytes": (self._folder / name).stat().st_size, "sha256": _sha256(self._folder / name)}
-            for name in self._shards
-        ]
+        shards = []
+        for path in self._shards:
+            sha256 = _sha256(path)
+            named = path.rename(path.with_stem(f"{path.stem}-{sha256[:12]}"))
+            shards.append({"file": named.name, "bytes": named.stat().st_size, "sha256": sha256})
         index = {**self._head, "shards": shards, "clips": self._clips}
         (self._folder / INDEX).write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
         return {id: place[3] for id, place in self._clips.items()}
@@ -121,8 +125,8 @@ class PackWriter:
     def _open(self) -> None:
         import pyarrow as pa
 
-        self._shards.append(f"shard-{len(self._shards):05d}.arrow")
-        self._writer = pa.ipc.new_file(str(self._folder / self._shards[-1]), self._schema())
+        self._shards.append(self._folder / f"shard-{len(self._shards):05d}.arrow")
+        self._writer = pa.ipc.new_file(str(self._shards[-1]), self._schema())
 
     def _schema(self) -> Any:
         import pyarrow as pa
@@ -205,6 +209,15 @@ class Pack:
             self._reader(number)
             if _sha256(self.folder / told["file"]) != told["sha256"]:
                 raise self._damaged(number, "its SHA-256 is another")
+
+    @functools.cached_property
+    def damage(self) -> str:
+        """What `verify` finds, empty where nothing; looked for once."""
+        try:
+            self.verify()
+        except DataError as error:
+            return error.message
+        return ""
 
 
 @functools.lru_cache(maxsize=8)

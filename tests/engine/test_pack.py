@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from ecstfl_cli import pathfile
@@ -14,15 +16,14 @@ from ecstfl_cli.api import FrameSampling, InputSpec
 from ecstfl_cli.components.sample_dataset import SampleDataset, collate
 from ecstfl_cli.components.transforms import Augmentation
 from ecstfl_cli.engine import pack as packing_module
-from ecstfl_cli.engine.check.scan import _damage_of_pack
 from ecstfl_cli.engine.check.target import manifest_to_use
 from ecstfl_cli.engine.pack import Packing, pack
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import Sample, load_samples
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import label_map_from
-from ecstfl_cli.media.packed import open_pack, safe_id
-from ecstfl_cli.media.sources import open_clip
+from ecstfl_cli.media.packed import PackWriter, open_pack, safe_id
+from ecstfl_cli.media.sources import open_clip, read_still
 
 SIZE = 24
 SPECS = {
@@ -43,6 +44,10 @@ def prepared(request, tiny_clips, tiny_images, cli, tmp_path: Path) -> tuple[str
 def samples_of(out: Path, name: str, modality: str) -> list[Sample]:
     file = out / f"{name}_train{pathfile.SUFFIXES[modality]}"
     return load_samples([file], modality=modality, root=None, label_map=label_map_from("dfew"), reporter=Reporter())
+
+
+def read_frame(sample: Sample, modality: str) -> np.ndarray:
+    return read_still(sample.source) if modality == "img" else open_clip(sample.source).read([3])[0]
 
 
 def packed(out: Path, codec: str = "png") -> tuple[str, Path]:
@@ -99,15 +104,15 @@ def test_a_truncated_or_changed_shard_is_named_with_the_command_that_writes_it_a
     modality, out = prepared
     name, folder = packed(out)
     open_pack(folder).verify()
-    shard = folder / "shard-00000.arrow"
+    shard = next(folder.glob("shard-00000-*.arrow"))
     data = shard.read_bytes()
     shard.write_bytes(data[:300] + bytes([data[300] ^ 255]) + data[301:])
     open_pack.cache_clear()
-    with pytest.raises(DataError, match=r"shard-00000\.arrow is damaged: its SHA-256"):
+    with pytest.raises(DataError, match=r"shard-00000-\w+\.arrow is damaged: its SHA-256"):
         open_pack(folder).verify()
     shard.write_bytes(data[:-100])
     open_pack.cache_clear()
-    with pytest.raises(DataError, match=r"shard-00000\.arrow is damaged: has") as caught:
+    with pytest.raises(DataError, match=r"shard-00000-\w+\.arrow is damaged: has") as caught:
         samples_of(out, name, modality)
     assert f"--pack {SIZE}" in caught.value.message
 
@@ -118,12 +123,11 @@ def test_a_check_reads_packs_and_their_checksums(prepared, cli) -> None:
     check = ("prepare", "--check", name, "--check-faces", "0", "--json")
     result = cli(*check, cwd=out.parent)
     assert result.exit_code == 0, result.stderr
-    shard = folder / "shard-00000.arrow"
+    shard = next(folder.glob("*.arrow"))
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 255
     shard.write_bytes(data)
     open_pack.cache_clear()
-    _damage_of_pack.cache_clear()
     result = cli(*check, cwd=out.parent)
     assert result.exit_code == 1
     assert "its SHA-256 is another" in result.stdout
@@ -140,6 +144,62 @@ def test_an_interrupted_pack_leaves_nothing(prepared, monkeypatch) -> None:
     with pytest.raises(EcstflError, match="No space left"):
         packed(out)
     assert sorted(out.iterdir()) == there
+
+
+class Killed(BaseException):
+    """What nothing catches, as SIGKILL."""
+
+
+def kill_at_move(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on the process is killed at this move of a file or folder, and clears nothing up."""
+    left = iter(range(number))
+    for name in ("rename", "replace"):
+        move = getattr(Path, name)
+
+        def moved(self: Path, target: Path, move=move) -> Path:
+            if next(left, None) is None:
+                monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+                raise Killed
+            return move(self, target)
+
+        monkeypatch.setattr(Path, name, moved)
+
+
+def test_a_pack_that_is_being_replaced_can_be_read_whenever_the_process_is_killed(prepared, monkeypatch) -> None:
+    modality, out = prepared
+    monkeypatch.setattr(packing_module, "PackWriter", functools.partial(PackWriter, shard_bytes=150_000))
+    manifest = manifest_to_use(None, out)
+    name, folder = packed(out, "png")
+    expected = [read_frame(sample, modality) for sample in samples_of(out, name, modality)]
+    codecs = []
+    for number in range(1000):
+        with monkeypatch.context() as patch:
+            kill_at_move(number, patch)
+            try:
+                pack(manifest, Packing(SIZE, "raw"), out=out, workers=1, reporter=Reporter())
+                break
+            except Killed:
+                pass
+        open_pack.cache_clear()
+        open_pack(folder).verify()
+        codecs.append(open_pack(folder).index["codec"])
+        frames = [read_frame(sample, modality) for sample in samples_of(out, name, modality)]
+        assert all((a == b).all() for a, b in zip(frames, expected, strict=True))
+    assert codecs == sorted(codecs), "the old one up to a move, the new one from there on"
+    assert set(codecs) == {"png", "raw"}
+    named = {shard["file"] for shard in open_pack(folder).index["shards"]}
+    assert {file.name for file in folder.iterdir()} == named | {"pack.json"}
+    assert not folder.with_name(f"{folder.name}.part").exists()
+
+
+def test_a_pack_is_written_by_one_process_at_a_time(prepared) -> None:
+    _, out = prepared
+    place = out / f"{source_name(out)}_pack{SIZE}.pack.part"
+    place.mkdir()
+    with FileLock(place / "lock"), pytest.raises(EcstflError, match="another process is writing"):
+        packed(out)
+    packed(out)
+    assert not place.exists()
 
 
 def test_a_folder_that_is_no_pack_is_not_replaced(prepared) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import re
@@ -103,23 +102,13 @@ def look(path: str, modality: Modality) -> Listing:
 
 def _look_in_pack(folder: Path, id: str) -> Listing:
     try:
-        if problem := _damage_of_pack(folder):
-            return Listing(0, b"", problem)
         pack = open_pack(folder)
+        if pack.damage:
+            return Listing(0, b"", pack.damage)
         shards = "".join(shard["sha256"] for shard in pack.index["shards"])
         return Listing(pack.n_frames(id), hashlib.blake2b(f"{shards}{id}".encode(), digest_size=16).digest(), "")
     except DataError as error:
         return Listing(0, b"", error.message)
-
-
-@functools.lru_cache(maxsize=8)
-def _damage_of_pack(folder: Path) -> str:
-    """What the shards' SHA-256 tell, once for each process."""
-    try:
-        open_pack(folder).verify()
-    except DataError as error:
-        return error.message
-    return ""
 
 
 class _Frame(NamedTuple):
