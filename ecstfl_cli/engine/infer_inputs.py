@@ -16,9 +16,8 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import KIND, Sample, check_on_disk, load_samples, write_rejects
 from ecstfl_cli.errors import DataError, LabelMapError, listing, suggest
 from ecstfl_cli.labels import Join, LabelMap, join, label_map_from
-from ecstfl_cli.media.decode import read_image
-from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frame_names, list_frames, natural_key
-from ecstfl_cli.media.sources import is_video_file
+from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frame_names, natural_key
+from ecstfl_cli.media.sources import is_video_file, open_clip, read_still
 from ecstfl_cli.media.video import count_frames
 from ecstfl_cli.pathfile import SUFFIXES, Problem
 
@@ -236,19 +235,25 @@ def decodable(samples: Sequence[Sample], source: Source) -> list[Sample]:
     with source.reporter.progress("decoding", len(samples), KIND[source.modality]) as advance:
         for sample in samples:
             try:
-                if source.modality == "video" and is_video_file(sample.source):
-                    count_frames(sample.source)
-                    files = []
-                else:
-                    files = list_frames(sample.source) if source.modality == "video" else [sample.source]
-                for file in files:
-                    read_image(file)
+                _decode(sample.source, source.modality)
             except DataError as error:
                 problems[str(sample.source)] = error.message
             advance(1)
     if problems:
         _settle(problems, len(samples), source.rejects.with_name("rejects_decoding.csv"), source)
     return [sample for sample in samples if str(sample.source) not in problems]
+
+
+def _decode(path: Path, modality: Modality) -> None:
+    """Decode all of a sample. Raises DataError where a part of it cannot be."""
+    if modality == "img":
+        read_still(path)
+    elif is_video_file(path):
+        count_frames(path)
+    else:
+        clip = open_clip(path)
+        for i in range(len(clip)):
+            clip.read([i])
 
 
 def _settle(problems: Mapping[str, str], total: int, rejects: Path, source: Source) -> None:

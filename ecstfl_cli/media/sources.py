@@ -90,5 +90,6 @@ def read_still(source: Path) -> NDArray[np.uint8]:
 
 
 def is_video_file(path: str | Path) -> bool:
-    """Whether a clip is a video file; a folder may have such a name too."""
-    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES and not os.path.isdir(path)  # noqa: PTH112, PTH122
+    """Whether a clip is a video file; a folder may have such a name too, and so may a clip of a pack."""
+    has_name = os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES  # noqa: PTH122
+    return has_name and not os.path.isdir(path) and split_packed(path) is None  # noqa: PTH112

@@ -12,17 +12,20 @@ from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from ecstfl_cli import pathfile
-from ecstfl_cli.api import FrameSampling, InputSpec
+from ecstfl_cli.api import FrameSampling, InputSpec, PathRow
 from ecstfl_cli.components.sample_dataset import SampleDataset, collate
 from ecstfl_cli.components.transforms import Augmentation
+from ecstfl_cli.engine import extra_columns
 from ecstfl_cli.engine import pack as packing_module
 from ecstfl_cli.engine.check.target import manifest_to_use
+from ecstfl_cli.engine.infer_inputs import Source, decodable
 from ecstfl_cli.engine.pack import Packing, pack
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import Sample, load_samples
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import label_map_from
-from ecstfl_cli.media.packed import PackWriter, open_pack, safe_id
+from ecstfl_cli.media import packed as packed_module
+from ecstfl_cli.media.packed import PackWriter, encode, open_pack, safe_id
 from ecstfl_cli.media.sources import open_clip, read_still
 
 SIZE = 24
@@ -98,6 +101,63 @@ def test_any_frame_is_read_alone_and_in_worker_processes(prepared) -> None:
         for samples in (before, after)
     ]
     assert all((a == b).all() for a, b in zip(*batches, strict=True))
+
+
+def test_a_pack_of_many_shards_is_read_by_workers_that_start_afresh(prepared, monkeypatch) -> None:
+    modality, out = prepared
+    before = samples_of(out, source_name(out), modality)
+    monkeypatch.setattr(packing_module, "PackWriter", functools.partial(PackWriter, shard_bytes=1))
+    monkeypatch.setattr(packed_module, "_STILLS", 5)
+    name, folder = packed(out)
+    after = samples_of(out, name, modality)
+    assert len(list(folder.glob("*.arrow"))) == (18 if modality == "video" else 5)
+    open_pack(folder).verify()
+    loader = DataLoader(
+        SampleDataset(after, SPECS[modality]),
+        batch_sampler=[[(0, i) for i in range(len(after))]],
+        num_workers=1,
+        collate_fn=collate,
+        multiprocessing_context="spawn",
+    )
+    expected = SampleDataset(before, SPECS[modality])
+    for i, frames in enumerate(next(iter(loader)).frames.numpy()):
+        assert (frames == expected[(0, i)].frames).all()
+
+
+def test_subjects_and_votes_go_with_the_samples(prepared) -> None:
+    modality, out = prepared
+    manifest = manifest_to_use(None, out)
+    labels = label_map_from("dfew")
+    file = Path(manifest["files"]["train"])
+    rows = pathfile.read(file, root=None, label_map=labels, require_labels=True).rows
+    votes = [tuple(np.eye(7)[i % 7].tolist()) if i else None for i in range(len(rows))]
+    listed = [
+        PathRow(row.location, row.label, row.n_frames, f"S{i}", vote)
+        for i, (row, vote) in enumerate(zip(rows, votes, strict=True))
+    ]
+    extra_columns.write(file, listed, modality, labels.names)
+    done = pack(manifest, Packing(SIZE), out=out, reporter=Reporter())
+    found = extra_columns.read_extra_columns(out / done.manifest["files"]["train"], labels)
+    assert all(Path(path).name == Path(row.location).name for path, row in zip(found.row, rows, strict=True))
+    assert found.subjects == [f"S{i}" for i in range(len(rows))]
+    assert np.isnan(found.soft_labels[0]).all()
+    assert found.soft_labels[1:].tolist() == [list(vote) for vote in votes[1:]]
+
+
+@pytest.mark.parametrize("name", ["clip", "clip.mp4"])
+def test_what_does_not_decode_is_found_in_a_pack_too(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "a.pack"
+    folder.mkdir()
+    frame = encode(np.zeros((8, 8, 3), np.uint8), "jpeg", 90)
+    writer = PackWriter(folder, "jpeg", {"command": "ecstfl prepare a --pack 8"})
+    for id, images in {name: [frame, frame], "bad": [frame, b"no image"], "still": [frame]}.items():
+        writer.add(id, images, [(8, 8)] * len(images))
+    writer.finish()
+    for modality, ids in {"video": [name, "bad"], "img": ["still"]}.items():
+        listed = [Sample(folder / id, 0, id) for id in ids]
+        source = Source(modality, label_map_from("dfew"), None, None, True, tmp_path / "rejects.csv", Reporter())
+        assert [sample.clip_id for sample in decodable(listed, source)] == [ids[0]]
+    assert "is damaged" in (tmp_path / "rejects_decoding.csv").read_text()
 
 
 def test_a_truncated_or_changed_shard_is_named_with_the_command_that_writes_it_again(prepared) -> None:
