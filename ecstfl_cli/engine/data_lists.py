@@ -57,6 +57,7 @@ def load_list(
         require_labels=True,
         skip_bad=data.skip_bad,
         rejects=rejects,
+        counts=file.parent if manifest else None,
         reporter=reporter,
     )
     name = entry.name or (manifest["name"] if manifest else _name_of(file))

@@ -130,6 +130,7 @@ def _read_list(path: Path, source: Source) -> list[Sample]:
         require_labels=False,
         skip_bad=source.skip_bad,
         rejects=rejects,
+        counts=path.parent if read_manifest_for(path) else None,
         reporter=source.reporter,
     )
     if own_map is None and _has_indices(path):

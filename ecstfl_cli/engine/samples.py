@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -17,10 +18,12 @@ from typing import NamedTuple
 
 from ecstfl_cli import pathfile
 from ecstfl_cli.api import Modality
+from ecstfl_cli.engine.check.cache import ScanCache
+from ecstfl_cli.engine.check.scan import look as look_up
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.labels import LabelMap, remap
-from ecstfl_cli.media.frames import frame_names, image_state
+from ecstfl_cli.media.frames import ends_digest, frame_names, image_state
 from ecstfl_cli.media.packed import split_packed
 from ecstfl_cli.media.sources import PackedClip, is_video_file
 from ecstfl_cli.media.video import count_frames
@@ -72,19 +75,22 @@ def load_samples(
     require_labels: bool = True,
     skip_bad: bool = False,
     rejects: Path | None = None,
+    counts: Path | None = None,
     reporter: Reporter,
 ) -> list[Sample]:
     """Read path files and check every row on disk; labels are indices of `label_map`, the model's.
 
     The files' own labels are those of `file_label_map`, joined by name, or of `label_map`. A frame count that differs
     from the list's is a problem like a missing file. With `skip_bad` wrong rows are left out and wrong counts taken
-    from disk, both listed in `rejects` (columns file, line, path, problem). Raises DataError naming the first twenty
-    problems and their number, or where no row is left; LabelMapError where the maps cannot be joined.
+    from disk, both listed in `rejects` (columns file, line, path, problem). `counts` as in `check_on_disk`. Raises
+    DataError naming the first twenty problems and their number, or where no row is left; LabelMapError where the maps
+    cannot be joined.
     """
     own_map = file_label_map or label_map
     to_model = remap(own_map, label_map)
     lists = [_scan(file, modality, root, own_map, require_labels) for file in files]
-    found = check_on_disk(dict.fromkeys(row.location for file in lists for row in file.rows), modality, reporter)
+    locations = dict.fromkeys(row.location for file in lists for row in file.rows)
+    found = check_on_disk(locations, modality, reporter, counts)
     samples: list[Sample] = []
     problems: list[Problem] = []
     for file in lists:
@@ -118,10 +124,33 @@ def _scan(
     return file
 
 
-def check_on_disk(locations: Iterable[str], modality: Modality, reporter: Reporter) -> dict[str, Found]:
-    """What is found under each of these paths of images, or of folders of frames, by path."""
+def check_on_disk(
+    locations: Iterable[str], modality: Modality, reporter: Reporter, counts: Path | None = None
+) -> dict[str, Found]:
+    """What is found under each of these paths of images, or of clips, by path.
+
+    Frames of video files are kept in the folder `counts`, where `prepare --check` keeps what it has read, and counted
+    again only where a file is new or has changed.
+    """
     paths = list(locations)
-    look = _look_at_image if modality == "img" else _look_at_clip
+    with _kept_counts(paths, modality, counts, reporter) as cache:
+        return _looked_at(paths, modality, cache, reporter)
+
+
+def _kept_counts(
+    paths: Sequence[str], modality: Modality, folder: Path | None, reporter: Reporter
+) -> AbstractContextManager[ScanCache | None]:
+    """The cache of video frames; None where there is nothing to keep, or it cannot be written."""
+    if folder and modality == "video" and any(map(is_video_file, paths)):
+        with suppress(DataError):
+            return ScanCache(folder, reporter)
+    return nullcontext()
+
+
+def _looked_at(
+    paths: Sequence[str], modality: Modality, cache: ScanCache | None, reporter: Reporter
+) -> dict[str, Found]:
+    look = _look_at_image if modality == "img" else partial(_look_at_clip, cache=cache)
     size = _CHUNK[modality]
     chunks = [paths[i : i + size] for i in range(0, len(paths), size)]
     found: list[Found] = []
@@ -153,10 +182,9 @@ def _look_at_image(path: str) -> Found:
     return Found(None, problem, missing=bool(problem) and not os.path.exists(path), digest=digest)  # noqa: PTH110
 
 
-def _look_at_video(path: str) -> Found:
+def _look_at_video(path: str, cache: ScanCache | None) -> Found:
     try:
-        digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
-        return Found(count_frames(path), "", digest=digest)
+        return Found(_frames_of_video(path, cache), "", digest=ends_digest(path))
     except FileNotFoundError:
         return Found(None, "no such file", missing=True)
     except OSError as error:
@@ -165,11 +193,22 @@ def _look_at_video(path: str) -> Found:
         return Found(None, error.message)
 
 
-def _look_at_clip(folder: str) -> Found:
+def _frames_of_video(path: str, cache: ScanCache | None) -> int:
+    if cache is None:
+        return count_frames(path)
+    stamp = look_up(path, "video").stamp
+    known = cache.n_frames(path, stamp)
+    if known is None:
+        known = count_frames(path)
+        cache.put_n_frames(path, stamp, known)
+    return known
+
+
+def _look_at_clip(folder: str, cache: ScanCache | None = None) -> Found:
     if packed := split_packed(folder):
         return _look_in_pack(packed)
     if is_video_file(folder) and os.path.exists(folder):  # noqa: PTH110
-        return _look_at_video(folder)
+        return _look_at_video(folder, cache)
     try:
         names = frame_names(folder)
     except FileNotFoundError:

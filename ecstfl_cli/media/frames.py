@@ -79,8 +79,16 @@ def image_state(path: str | Path) -> ImageState:
         return ImageState(f"cannot be read: {error.strerror}")
     if not head:
         return ImageState("is empty (0 bytes)")
-    digest = hashlib.blake2b(b"%d\0%b%b" % (size, head[:_DIGEST_BYTES], tail), digest_size=16).digest()
-    return ImageState(_content_problem(path, head, tail), digest)
+    return ImageState(_content_problem(path, head, tail), _digest(head, tail, size))
+
+
+def ends_digest(path: str | Path) -> bytes:
+    """What copies of a file share, from its ends and its size. Raises OSError where it cannot be read."""
+    return _digest(*_ends(path))
+
+
+def _digest(head: bytes, tail: bytes, size: int) -> bytes:
+    return hashlib.blake2b(b"%d\0%b%b" % (size, head[:_DIGEST_BYTES], tail), digest_size=16).digest()
 
 
 def _content_problem(path: str | Path, head: bytes, tail: bytes) -> str:

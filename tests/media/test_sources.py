@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,14 +11,18 @@ import numpy as np
 import pytest
 
 from ecstfl_cli.api import FrameSampling, InputSpec
+from ecstfl_cli.components.label_maps import dfew
 from ecstfl_cli.components.sample_dataset import SampleDataset
 from ecstfl_cli.components.sampling import evaluation_indices
 from ecstfl_cli.components.transforms import resize
+from ecstfl_cli.engine import samples as samples_module
+from ecstfl_cli.engine.check.reading import read_all
+from ecstfl_cli.engine.infer_inputs import Source, gather
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import Sample, check_on_disk
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.sources import FrameFolder, VideoFile, open_clip
-from ecstfl_cli.media.video import read_video
+from ecstfl_cli.media.video import count_frames, read_video
 
 FRAMES = 30
 
@@ -50,6 +55,45 @@ def test_frames_are_counted_by_decoding(video: Path) -> None:
     found = check_on_disk([str(video)], "video", Reporter())[str(video)]
     assert (found.n_frames, found.problem) == (FRAMES, "")
     assert found.digest
+
+
+def test_a_video_is_counted_again_only_when_it_has_changed(video: Path, tmp_path: Path, monkeypatch) -> None:
+    counted = []
+    monkeypatch.setattr(samples_module, "count_frames", lambda path: counted.append(path) or count_frames(path))
+    kept, path = tmp_path / "annotation", str(video)
+    first = check_on_disk([path], "video", Reporter(), kept)
+    assert check_on_disk([path], "video", Reporter(), kept) == first
+    assert (first[path].n_frames, counted) == (FRAMES, [path])
+    os.utime(video, ns=(0, 0))
+    assert check_on_disk([path], "video", Reporter(), kept) == first
+    assert counted == [path, path]
+    video.write_bytes(b"no video")
+    assert check_on_disk([path], "video", Reporter(), kept)[path].problem
+
+
+def test_a_check_has_counted_for_the_training_too(video: Path, tmp_path: Path, monkeypatch) -> None:
+    read_all([str(video)], "video", tmp_path, Reporter())
+    monkeypatch.delattr(samples_module, "count_frames")
+    assert check_on_disk([str(video)], "video", Reporter(), tmp_path)[str(video)].n_frames == FRAMES
+
+
+def test_a_second_start_on_prepared_videos_counts_nothing(video: Path, tmp_path: Path, cli, monkeypatch) -> None:
+    for i, name in enumerate(("happy", "sad")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / f"{i}.mp4").write_bytes(video.read_bytes())
+    result = cli("prepare", "--data-root", tmp_path / "data", "--label-map", "dfew", cwd=tmp_path)
+    assert result.exit_code == 0, result.stderr
+    files = sorted((tmp_path / "annotation").glob("*.txt"))
+    source = Source("video", dfew, None, None, False, tmp_path / "rejects.csv", Reporter())
+    first = gather(files, source)
+    monkeypatch.delattr(samples_module, "count_frames")
+    assert [sample.n_frames for sample in first] == [FRAMES, FRAMES]
+    assert gather(files, source) == first
+
+
+def test_without_a_place_to_keep_them_frames_are_counted(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert check_on_disk([str(video)], "video", Reporter(), tmp_path / "file")[str(video)].n_frames == FRAMES
 
 
 def test_a_damaged_video_is_a_problem_of_its_row(video: Path) -> None:

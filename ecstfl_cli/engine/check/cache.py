@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,17 @@ from ecstfl_cli.errors import DataError
 FILE = "checked.sqlite"
 # Part of the stamp's meaning: raised whenever a Scan holds something else.
 _VERSION = 1
-_TABLE = """create table if not exists scans (
+_TABLES = """
+create table if not exists scans (
     path blob primary key, stamp blob, n_frames int, digest blob, sizes text, hashes blob, thumbs blob,
     n_odd int, odd text
-) without rowid"""
+) without rowid;
+create table if not exists counts (path blob primary key, stamp blob, n_frames int) without rowid;
+"""
 
 
 class ScanCache:
-    """Scans by path, each with the stamp of the files it was made of; a context manager that closes the file.
+    """Scans, and frames of video files, by path with the stamp of the files; a context manager that closes the file.
 
     Several checks may use one at a time. A file of an older version or a damaged one is begun anew. Raises DataError
     where the folder cannot be written to.
@@ -33,6 +38,7 @@ class ScanCache:
 
     def __init__(self, folder: Path, reporter: Reporter) -> None:
         self.path = folder / FILE
+        self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -48,12 +54,12 @@ class ScanCache:
             raise self._error(error) from error
 
     def _open(self) -> None:
-        self._connection = sqlite3.connect(self.path, timeout=60)
+        self._connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
         (version,) = self._connection.execute("pragma user_version").fetchone()
         if version != _VERSION:
             self._connection.execute("drop table if exists scans")
             self._connection.execute(f"pragma user_version = {_VERSION}")
-        self._connection.execute(_TABLE)
+        self._connection.executescript(_TABLES)
         self._connection.commit()
 
     def __enter__(self) -> ScanCache:
@@ -99,6 +105,24 @@ class ScanCache:
                 self._connection.executemany(f"insert or replace into scans values ({', '.join('?' * 9)})", rows)
         except sqlite3.Error as error:
             raise self._error(error) from error
+
+    def n_frames(self, path: str, stamp: bytes) -> int | None:
+        """Frames of a video file that was counted or scanned, None where it was not or is no longer that file.
+
+        May be called by several threads, as `put_n_frames`.
+        """
+        wanted = "select n_frames from {} where path = ? and stamp = ?"
+        with self._lock, suppress(sqlite3.Error):
+            for table in ("counts", "scans"):
+                row = self._connection.execute(wanted.format(table), (_key(path), stamp)).fetchone()
+                if row:
+                    return int(row[0])
+        return None
+
+    def put_n_frames(self, path: str, stamp: bytes, n_frames: int) -> None:
+        """Keep the frames of a video file; where the disk is full they will be counted again."""
+        with self._lock, suppress(sqlite3.Error), self._connection:
+            self._connection.execute("insert or replace into counts values (?, ?, ?)", (_key(path), stamp, n_frames))
 
     def _error(self, error: Exception) -> DataError:
         return DataError(
