@@ -73,7 +73,7 @@ def normalise(network: FaceResNet, faces: Tensor) -> None:
         norm.weight.data *= (variance + norm.eps).sqrt()
 
     hooks = [m.register_forward_pre_hook(measure) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    with torch.inference_mode():
+    with torch.no_grad():
         network(faces)
     for hook in hooks:
         hook.remove()
