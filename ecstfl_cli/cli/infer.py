@@ -24,6 +24,8 @@ MODEL, LOOKING, OUTPUT, JOB, LISTS = "Model", "Videos and images", "Output", "Co
 # The exit code of shells for what Ctrl-C has ended.
 INTERRUPTED = 130
 ROWS_SHOWN = 20
+# So many frames wait in memory for the next one that faces are detected in.
+MOST_BETWEEN = 30
 PATH_WIDTH = 60
 
 
@@ -74,6 +76,14 @@ def infer(
     every: int = typer.Option(1, "--every", rich_help_panel=LOOKING, min=1, help="Look at every Nth frame of videos."),
     fps: float = typer.Option(
         None, "--fps", rich_help_panel=LOOKING, help="Look at so many frames a second, whatever a video has."
+    ),
+    detect_every: int = typer.Option(
+        3,
+        "--detect-every",
+        rich_help_panel=LOOKING,
+        min=1,
+        max=MOST_BETWEEN,
+        help="Find faces in every Nth of the frames looked at and interpolate in between; streams: in each.",
     ),
     smoothing: float = typer.Option(
         0.3,
@@ -230,6 +240,7 @@ def infer(
         faces="auto" if faces is None else faces,
         every=every,
         fps=fps,
+        detect_every=detect_every,
         smoothing=smoothing,
         window=window,
         stride=stride,

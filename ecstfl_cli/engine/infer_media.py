@@ -204,6 +204,7 @@ def _recogniser(
         faces=settings.faces,  # type: ignore[arg-type]
         every=settings.every,
         fps=settings.fps,
+        detect_every=settings.detect_every,
         smoothing=settings.smoothing,
         window=settings.window,
         stride=settings.stride,

@@ -41,6 +41,7 @@ class MediaSettings:
     faces: bool | str = "auto"
     every: int = 1
     fps: float | None = None
+    detect_every: int = 3
     smoothing: float = 0.3
     window: float = 1.0
     stride: float = 0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -58,8 +58,21 @@ def _model_facts(job: Job) -> dict[str, Any]:
         "backbone": about["backbone"],
         "classes": list(about["labels"]),
         "accuracy": accuracy or None,
+        "calibration": _calibration(measured.get("calibration") or {}),
         "computed by": f"{about['runtime']} on {about['device']}, {about['precision']}",
     }
+
+
+def _calibration(measured: Mapping[str, Any]) -> dict[str, str] | None:
+    """How far the probabilities are from how often they are right, before and after temperature scaling."""
+    facts = {
+        f"expected calibration error {when} scaling": f"{100 * measured[key]:.1f}%"
+        for when, key in (("before", "ece_before"), ("after", "ece_after"))
+        if key in measured
+    }
+    if "temperature" in measured:
+        facts["temperature"] = f"{measured['temperature']:.3f}, in the weights already"
+    return facts or None
 
 
 def _rows(path: Path) -> Iterator[_Row]:

@@ -259,12 +259,13 @@ class _LookUp:
         return self._found(None, "images")
 
     def _clip(self, path: str) -> tuple[int | None, str]:
-        if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES and os.path.isfile(path):  # noqa: PTH113, PTH122
+        is_video = os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES  # noqa: PTH122
+        if is_video and os.path.isfile(path):  # noqa: PTH113
             return self._found(0, "video files")
         try:
             frames = len(frame_names(path))
         except FileNotFoundError:
-            return 0, "no such folder"
+            return 0, "no such file" if is_video else "no such folder"
         except OSError as error:
             return 0, f"cannot be read: {error.strerror}"
         return self._found(frames, "frame folders") if frames else (0, "folder holds no images")

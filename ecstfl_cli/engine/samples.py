@@ -212,7 +212,7 @@ def _look_at_clip(folder: str, cache: ScanCache | None = None) -> Found:
     try:
         names = frame_names(folder)
     except FileNotFoundError:
-        return Found(None, "no such folder", missing=True)
+        return Found(None, "no such file" if is_video_file(folder) else "no such folder", missing=True)
     except NotADirectoryError:
         return Found(None, "is a file, not a folder of frames")
     except OSError as error:

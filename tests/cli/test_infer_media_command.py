@@ -83,6 +83,12 @@ def test_json_is_one_document_with_the_rows_and_nothing_else(infer: Callable, me
     }
 
 
+def test_settings_are_told(infer: Callable, media: Path) -> None:
+    assert infer("talk.mp4", "--detect-every", "7", "--fps", "5").exit_code == 0
+    settings = json.loads((media / "o" / "summary.json").read_text())["settings"]
+    assert (settings["detect_every"], settings["fps"]) == (7, 5)
+
+
 def test_a_list_on_standard_input(infer: Callable, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"1.png\0gone.png\0talk.mp4\0")))
     result = infer("-", "-0")
@@ -100,6 +106,10 @@ def test_what_cannot_be_used_together_is_said(infer: Callable, media: Path) -> N
     assert "a video is not read beside path files" in infer("list.csv", "talk.mp4").stderr
     assert infer("talk.mp4", "--every", "2", "--fps", "3").exit_code == 2
     assert infer("talk.mp4", "--every", "0").exit_code == 2
+    for wrong in ("0", "31", "often"):
+        refused = infer("talk.mp4", "--detect-every", wrong)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "'--detect-every'" in refused.stderr
     assert "I/N" in infer("talk.mp4", "--shard", "5/4").stderr
     assert "--type video asks for clips" in infer("talk.mp4", "--type", "video").stderr
     assert not (media / "o").exists()
@@ -169,14 +179,17 @@ def test_ctrl_c_ends_a_stream_with_complete_files_and_exit_code_0(media: Path, m
     content = write_frames(media / "live.ts", list(frames)).read_bytes()
     os.mkfifo(media / "pipe")
     command = [sys.executable, "-m", "ecstfl_cli", "infer", "pipe", "--model", str(model), "--out", "o", "--json"]
-    process = subprocess.Popen(command, cwd=media, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with (media / "errors").open("w") as errors:
+        process = subprocess.Popen(command, cwd=media, stdout=subprocess.PIPE, stderr=errors, text=True)
+    assert process.stdout
     with (media / "pipe").open("wb", buffering=0) as pipe:
         threading.Thread(target=_send, args=(pipe, content), daemon=True).start()
-        first = json.loads(process.stdout.readline())  # type: ignore[union-attr]
+        lines = [process.stdout.readline()]
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    rows = [first, *map(json.loads, rest.splitlines())]
+        # Not communicate(), which would miss lines that came together with the first: they wait in this file's buffer.
+        lines += process.stdout
+    assert process.wait(60) == 0, (media / "errors").read_text()
+    rows = [json.loads(line) for line in lines]
     assert rows == json.loads((media / "o" / "predictions.json").read_text())
     assert len(pd.read_csv(media / "o" / "predictions.csv")) == len(rows)
 

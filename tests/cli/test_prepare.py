@@ -114,6 +114,7 @@ def test_labels_outside_the_map_stop_it_before_anything_is_written(cli, tiny_ima
 def test_counts_of_frames_are_corrected_and_missing_clips_reported(cli, tiny_clips, tmp_path) -> None:
     data = tiny_clips(frames=3)
     text = data.train.read_text().replace("happy_0 3", "happy_0 30").replace("train_sad_0", "train_gone")
+    text = text.replace("train_sad_1", "gone.mp4")
     data.train.write_text(text)
     out = tmp_path / "annotation" / "tiny_clips_train.txt"
     result = cli("prepare", "--data-root", data.root, cwd=tmp_path)
@@ -121,6 +122,7 @@ def test_counts_of_frames_are_corrected_and_missing_clips_reported(cli, tiny_cli
     assert "1 clips have another number of frames" in result.stderr
     assert "train:4" in result.stderr
     assert "train_gone: no such folder" in result.stderr
+    assert "gone.mp4: no such file" in result.stderr
     assert f"{data.root}/clips/train_happy_0 3 0" in out.read_text()
     assert "train_gone" in out.read_text()
     skipped = cli("prepare", "--data-root", data.root, "--skip-bad", cwd=tmp_path)

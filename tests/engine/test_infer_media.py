@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from ecstfl_cli.engine.checkpoint import load_native, save_checkpoint
 from ecstfl_cli.engine.infer_media import (
     Compute,
     MediaResult,
@@ -152,6 +153,37 @@ def test_faces_are_found_annotated_and_reported(look: Look) -> None:
     assert "talk.mp4" in page
     assert "data:image/jpeg;base64" in page
     assert not Path("o/unfinished").exists()
+
+
+def test_between_detections_boxes_are_interpolated(look: Look) -> None:
+    (still,) = drawn_scene((1,))
+    write_frames(Path("talk.mp4"), [np.roll(still, (n // 4) * 12, axis=1) for n in range(9)])
+    for every in (1, 8):
+        look("talk.mp4", out=Path(str(every)), faces=True, detect_every=every)
+    steps = {every: table(str(every))["left"].diff().dropna() for every in (1, 8)}
+    assert len(steps[1]) == len(steps[8]) == 8
+    np.testing.assert_allclose(steps[8], steps[8].mean(), atol=0.1)
+    assert steps[1].max() > 5 * steps[1].median(), "he jumps, where every frame is looked for faces in"
+
+
+def test_the_report_says_how_well_the_model_is_calibrated(look: Look, model: Path) -> None:
+    look(picture("a.png"), out=Path("unknown"), report=True)
+    assert "calibration error" not in Path("unknown/report.html").read_text()
+    plain = load_native(model)
+    measured = {"war": 65.7, "calibration": {"temperature": 0.8176, "ece_before": 0.0594, "ece_after": 0.0283}}
+    save_checkpoint(
+        Path("calibrated.safetensors"),
+        plain.state,
+        model=plain.model,
+        input=plain.input,
+        labels=plain.labels,
+        metrics={"published": measured},
+    )
+    look("a.png", model="calibrated.safetensors", report=True)
+    page = re.sub(r"<[^>]+>", " ", Path("o/report.html").read_text())
+    assert re.search(r"calibration error before scaling\s+5\.9%\s", page)
+    assert re.search(r"calibration error after scaling\s+2\.8%\s", page)
+    assert re.search(r"Temperature\s+0\.818, in the weights already", page)
 
 
 def test_copies_lie_as_the_sources_do_below_their_common_folder(look: Look, tmp_path: Path) -> None:
@@ -305,9 +337,9 @@ def _noting(looked: list[str]) -> Callable:
 
 def test_resume_needs_the_folder_only(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     small_batch()
-    interrupted(look, 1, monkeypatch, every=2)
-    with pytest.raises(EcstflError, match=r"(?s)other settings:\n  every: 2 there, 3 now"):
-        look(resume=Path("o"), out=None, faces="auto", model="", every=3)
+    interrupted(look, 1, monkeypatch, every=2, detect_every=5)
+    with pytest.raises(EcstflError, match=r"(?s)other settings:\n  every: 2 there, 3 now\n  detect every: 5 there, 4 "):
+        look(resume=Path("o"), out=None, faces="auto", model="", every=3, detect_every=4)
     look(resume=Path("o"), out=None, faces="auto", model="")
     assert table().query("source == 'd/b.mp4'")["frame"].tolist() == [0, 2, 4, 6, 8]
     with pytest.raises(EcstflError, match="o holds no unfinished result: it is finished"):

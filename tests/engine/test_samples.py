@@ -89,6 +89,14 @@ def test_all_that_is_wrong_with_clips_is_reported_at_once(spoilt_clips: Path) ->
     assert f"{spoilt_clips}:5: clips/train_sad_1: list says 30 frames, folder has 3" in message
 
 
+def test_a_missing_clip_is_called_what_its_name_says(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("gone.mp4 9 0\ngone 9 0\n")
+    message = error_of(path).message
+    assert f"{path}:1: gone.mp4: no such file" in message
+    assert f"{path}:2: gone: no such folder" in message
+
+
 def test_more_than_twenty_problems_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("path,label\n" + "".join(f"gone{i}.jpg,0\n" for i in range(50)))
