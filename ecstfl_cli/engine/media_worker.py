@@ -6,10 +6,11 @@ import base64
 import json
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import takewhile
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecstfl_cli.engine.media_job import Job, Unit, normal_path
-from ecstfl_cli.engine.recogniser import Recogniser
+from ecstfl_cli.engine.recogniser import AHEAD, Recogniser
 from ecstfl_cli.engine.results import FaceResult, to_row
 from ecstfl_cli.engine.source_summary import SourceSummary, Tally
 from ecstfl_cli.engine.sources import MediaSource
@@ -28,6 +29,7 @@ from ecstfl_cli.media.annotated_video import VIDEO_OUTPUTS, AnnotatedVideo
 from ecstfl_cli.media.atomic import complete_file
 from ecstfl_cli.media.camera import camera_input
 from ecstfl_cli.media.moving import FOLDER_FPS, read_moving
+from ecstfl_cli.media.prefetch import prefetched
 from ecstfl_cli.media.row_tables import OutputError, RowTable
 from ecstfl_cli.media.video import VideoFrame, probe
 from ecstfl_cli.report.thumbnails import Thumbnail, ThumbnailKeeper
@@ -114,14 +116,15 @@ class Worker:
         tally = Tally(source.name, source.kind, len(self.recogniser.labels))
         keeper = ThumbnailKeeper() if self.job.settings.report else None
         problem = ""
-        with ExitStack() as stack:
-            video = stack.enter_context(self._annotated(source))
+        with self._annotated(source) as video, closing(self._every_frame(source)) as every_frame:
             try:
                 for frame, results in self.recogniser.see_frames(self._frames(source), source.name, live=source.live):
                     tally.add(frame.time, results)
                     take(results)
                     if video:
                         with _writing():
+                            # A thinned video is decoded once more beside, so that none of it waits in memory.
+                            _hold(video, every_frame, frame.index)
                             video.write(frame.time, frame.pixels, results)
                     if keeper:
                         keeper.add(frame.time, frame.pixels, results)
@@ -138,11 +141,22 @@ class Worker:
                 problem = _said(source, error)
             except Exception as error:
                 problem = self._internal(source, error)
+                every_frame.close()
+            if video:
+                with _writing():
+                    _hold(video, every_frame)
         if keeper:
             keep(source, keeper)
         return tally.finish(problem)
 
-    def _frames(self, source: MediaSource) -> Iterator[VideoFrame]:
+    def _every_frame(self, source: MediaSource) -> Generator[VideoFrame, None, None]:
+        """All frames, up to damage, of a source of which some are passed over. None of a live one, which comes once."""
+        settings = self.job.settings
+        if not source.live and (settings.every > 1 or settings.fps is not None):
+            with suppress(DataError):
+                yield from prefetched(self._frames(source, thinned=False), AHEAD)
+
+    def _frames(self, source: MediaSource, thinned: bool = True) -> Iterator[VideoFrame]:
         settings = self.job.settings
         address, format, options = source.name, None, None
         if source.kind == "camera":
@@ -152,8 +166,8 @@ class Worker:
             options = dict(_SILENCE)
         frames: Iterator[VideoFrame] = read_moving(
             address,
-            every=settings.every,
-            fps=settings.fps,
+            every=settings.every if thinned else 1,
+            fps=settings.fps if thinned else None,
             folder_fps=settings.frame_rate or FOLDER_FPS,
             format=format,
             options=options,
@@ -211,6 +225,12 @@ class Worker:
                 file.write(json.dumps({"source": source.name, "thumbnails": kept}) + "\n")
 
             yield keep
+
+
+def _hold(video: AnnotatedVideo, frames: Iterator[VideoFrame], until: float = inf) -> None:
+    """Add frames that nobody looked at, which show the last faces, and pass over number `until`, which somebody did."""
+    for frame in takewhile(lambda frame: frame.index < until, frames):
+        video.write(frame.time, frame.pixels, None)
 
 
 def _said(source: MediaSource, error: EcstflError) -> str:

@@ -36,6 +36,7 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.media.row_tables import OutputError
+from ecstfl_cli.media.video import read_video
 from tests.drawn_faces import drawn_scene, write_frames
 from tests.small_model import save_small_model
 
@@ -184,6 +185,24 @@ def test_the_report_says_how_well_the_model_is_calibrated(look: Look, model: Pat
     assert re.search(r"calibration error before scaling\s+5\.9%\s", page)
     assert re.search(r"calibration error after scaling\s+2\.8%\s", page)
     assert re.search(r"Temperature\s+0\.818, in the weights already", page)
+
+
+@pytest.mark.parametrize("thinning", [{"every": 4}, {"fps": 6.25}])
+def test_of_a_thinned_video_the_copy_has_every_frame_with_the_last_faces(look: Look, thinning: dict) -> None:
+    there = drawn_scene((1,), 6)
+    frames = [*there, *[np.full_like(there[0], 90)] * 8]
+    write_frames(Path("talk.mp4"), frames)
+    look("talk.mp4", faces=True, detect_every=1, annotate=True, **thinning)
+    assert table()["frame"].tolist() == [0, 4]
+    copy = list(read_video("o/annotated/talk.mp4"))
+    np.testing.assert_allclose([frame.time for frame in copy], np.arange(14) / 25, atol=1e-3)
+    drawn_on = [
+        np.abs(one.pixels.astype(int) - own.pixels).max() > 90
+        for one, own in zip(copy, read_video("talk.mp4"), strict=True)
+    ]
+    assert drawn_on == [True] * 8 + [False] * 6, "nobody is there in frame 8, the next that was looked at"
+    look("talk.mp4", out=Path("start"), faces=True, annotate=True, max_seconds=0.2, **thinning)
+    assert len(list(read_video("start/annotated/talk.mp4"))) == 5
 
 
 def test_copies_lie_as_the_sources_do_below_their_common_folder(look: Look, tmp_path: Path) -> None:
