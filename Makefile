@@ -23,7 +23,7 @@ demo: install
 
 ## Linters, type check and tests.
 test: install-test lint types
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: install-test
 	$(BIN)/ruff check .
