@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -36,6 +36,8 @@ Pixels = NDArray[np.uint8]
 TINY = 128
 # Frames that are decoded, searched and recognised at a time; a few megabytes each, so that memory stays flat.
 AHEAD = 16
+# Seconds between frames that faces are detected in, at most: a track that nothing is seen of for one second is lost.
+DETECTED_WITHIN = 0.5
 # Pictures that are searched and recognised at a time: so many, or so few that their pixels take so many bytes.
 IMAGES = 32
 IMAGE_BYTES = 128 << 20
@@ -57,10 +59,11 @@ class Recogniser:
 
     `model` is a checkpoint, a run folder, an `.onnx` file or a name of the catalogue; without one the model that ships
     with ecstfl. `faces`: True finds faces, False takes each picture for a face, `auto` does so with square pictures of
-    up to 128 pixels. `every` and `fps` thin the frames of videos; in between `detect_every`-th ones faces are
-    interpolated. `smoothing` is the time constant, in seconds, of the exponential mean over a face's probabilities in a
-    video: 0 leaves them as they are. A model for clips sees a window of `window` seconds of each face, every `stride`
-    seconds. `threads` are those of face detection. Raises EcstflError where the model cannot be opened.
+    up to 128 pixels. `every` and `fps` thin the frames of videos; in between `detect_every`-th ones, or more of them
+    where they lie more than half a second apart, faces are interpolated. `smoothing` is the time constant, in seconds,
+    of the exponential mean over a face's probabilities in a video: 0 leaves them as they are. A model for clips sees a
+    window of `window` seconds of each face, every `stride` seconds. `threads` are those of face detection. Raises
+    EcstflError where the model cannot be opened.
     """
 
     def __init__(
@@ -238,16 +241,17 @@ class Recogniser:
 
     def _followed(self, frames: Iterable[VideoFrame], live: bool) -> Iterator[tuple[VideoFrame, list[TrackedFace]]]:
         source = iter(frames)
-        first = next(source, None)
-        if first is None:
+        ahead = list(islice(source, 1 if live else 2))
+        if not ahead:
             return
-        rest = chain([first], source)
+        first, rest = ahead[0], chain(ahead, source)
         try:
             if self._is_face(first.pixels):
                 for frame in rest:
                     yield frame, [_whole(frame.pixels)]
                 return
-            every, batch = (1, 1) if live else (self.detect_every, max(1, AHEAD // self.detect_every))
+            every = 1 if live else min(self.detect_every, _within(DETECTED_WITHIN, ahead))
+            batch = 1 if live else max(1, AHEAD // every)
             yield from follow_faces(rest, self._finder(VIDEO_SIZES), detect_every=every, batch_size=batch)
         finally:
             close = getattr(frames, "close", None)
@@ -356,6 +360,12 @@ def _pixels(name: str, image: Any) -> Pixels:
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise DataError(f"{name} is an array {array.shape} of {array.dtype}", "Give (H, W, 3) uint8 RGB.")
     return array
+
+
+def _within(seconds: float, frames: Sequence[VideoFrame]) -> int:
+    """How many frames, as far apart as the first two, lie within some seconds; at least 1."""
+    apart = frames[-1].time - frames[0].time
+    return max(1, int(seconds / apart)) if apart > 0 else 1
 
 
 def _whole(pixels: Pixels) -> TrackedFace:

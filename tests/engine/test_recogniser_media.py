@@ -84,6 +84,27 @@ def test_a_person_who_comes_and_goes_has_rows_only_while_there(small: Path) -> N
     assert not rows.problems
 
 
+@pytest.mark.parametrize(("fps", "asked", "expected"), [(25, 3, 3), (2.4, 3, 1), (10, 30, 5)])
+def test_faces_are_detected_at_least_every_half_second(
+    small: Path, monkeypatch: pytest.MonkeyPatch, fps: float, asked: int, expected: int
+) -> None:
+    used = []
+
+    def follow(frames: object, finder: object, *, detect_every: int, batch_size: int) -> Iterator:  # noqa: ARG001
+        used.append(detect_every)
+        return iter(())
+
+    monkeypatch.setattr("ecstfl_cli.engine.recogniser.follow_faces", follow)
+    Recogniser(small, device="cpu", detect_every=asked).frames([np.zeros((240, 360, 3), np.uint8)] * 4, fps=fps)
+    assert used == [expected]
+
+
+def test_a_person_keeps_the_number_in_a_video_that_is_thinned(small: Path, tmp_path: Path) -> None:
+    path = write_frames(tmp_path / "one.mp4", drawn_scene((1,), frames=50))
+    rows = Recogniser(small, device="cpu", min_score=0.3, every=10).video(path)
+    assert [(row.frame, row.face) for row in rows] == [(frame, 0) for frame in range(0, 50, 10)]
+
+
 def test_a_video_without_a_face_gives_no_rows_and_says_so(small: Path) -> None:
     rows = Recogniser(small, device="cpu").frames([np.full((240, 360, 3), 90, np.uint8)] * 7, source="wall")
     assert not rows
