@@ -102,14 +102,6 @@ def carry_over(old: Path, new: Path, moves: Mapping[str, str]) -> None:
     _write_sidecar(sidecar(new), table.header, rows)
 
 
-def remove_stale(files: Iterable[Path], written: Iterable[str]) -> None:
-    """Remove the sidecars that older `.txt` files of these names had, and that were not `written` again."""
-    kept = set(written)
-    for file in files:
-        if pathfile.modality_of(file) == "video" and sidecar(file).name not in kept:
-            sidecar(file).unlink(missing_ok=True)
-
-
 def _write_sidecar(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")

@@ -1,4 +1,8 @@
-"""The manifest beside path files: what `prepare` wrote, from where, and whose the labels are."""
+"""The manifest beside path files: what `prepare` wrote, from where, and whose the labels are.
+
+While its files are put in place it names them as `unfinished`, so that `prepare` knows them again, and nothing else
+takes them, should it be killed in between.
+"""
 
 from __future__ import annotations
 
@@ -75,17 +79,32 @@ def _fingerprint(rows: Sequence[tuple[str, int | str | None]]) -> str | None:
 def latest_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest in `folder` that was written last, of those that have a path file left; None without one.
 
-    `files` maps splits to absolute paths, `path` is the manifest's own.
+    `files` maps splits to absolute paths, `path` is the manifest's own. Raises DataError where it is not finished.
     """
     found = [manifest for manifest in all_in(folder) if manifest["files"]]
-    return max(found, key=lambda manifest: (manifest["written_at"], manifest["path"]), default=None)
+    latest = max(found, key=lambda manifest: (manifest["written_at"], manifest["path"]), default=None)
+    return latest and require_finished(latest)
 
 
 def read_manifest_for(pathfile: Path) -> dict[str, Any] | None:
-    """The manifest beside a path file that names it, the newest of several; None where `prepare` did not write it."""
+    """The manifest beside a path file that names it, the newest of several; None where `prepare` did not write it.
+
+    Raises DataError where `prepare` was stopped while it wrote the file.
+    """
     file = str(pathfile.parent.resolve() / pathfile.name)
     found = [manifest for manifest in all_in(pathfile.parent) if file in manifest["files"].values()]
-    return max(found, key=lambda manifest: manifest["written_at"], default=None)
+    newest = max(found, key=lambda manifest: manifest["written_at"], default=None)
+    return require_finished(newest) if newest and pathfile.name in newest.get("unfinished", ()) else newest
+
+
+def require_finished(manifest: dict[str, Any]) -> dict[str, Any]:
+    """`manifest` itself. Raises DataError where `prepare` was stopped while it wrote its files."""
+    if not manifest.get("unfinished"):
+        return manifest
+    raise DataError(
+        f"`ecstfl prepare` did not finish putting the path files of {manifest['path']} in place",
+        "Run it again with the same options; it completes them.",
+    )
 
 
 def all_in(folder: Path) -> list[dict[str, Any]]:
@@ -128,7 +147,8 @@ def check_name(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         values = {key: Path(parts[key]).name if part == "files" else parts[key] for key in left if key in parts}
         taken = {_free(key, left[key], manifest): value for key, value in values.items()}
         joined[part] = {**taken, **manifest[part]}
-    return joined
+    unfinished = set(old.get("unfinished", ())).intersection(Path(file).name for file in left.values())
+    return {**joined, "unfinished": sorted(unfinished)} if unfinished else joined
 
 
 def _free(key: str, file: str, manifest: Mapping[str, Any]) -> str:
@@ -143,5 +163,11 @@ def write(folder: Path, manifest: Mapping[str, Any]) -> Path:
 
 
 def is_ours(file: Path) -> bool:
-    """Whether `prepare` wrote this path file and may write it again; so may it where there is no such file."""
-    return not file.exists() or read_manifest_for(file) is not None
+    """Whether `prepare` may write this path file, file beside one, or manifest: it wrote what is there, or none is."""
+    return not file.exists() or any(file.name in _names(manifest) for manifest in all_in(file.parent))
+
+
+def _names(manifest: Mapping[str, Any]) -> set[str]:
+    """Every file that is of a manifest, and its own."""
+    paths = (manifest["path"], *manifest["files"].values())
+    return {*(Path(path).name for path in paths), *manifest.get("extra", {}).values(), *manifest.get("unfinished", ())}

@@ -140,7 +140,8 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 def _refuse_foreign(manifest: dict[str, Any], name: str, folder: Path, rows: Iterable[str], out: Path) -> None:
     """Raise DataError where a file or folder would be overwritten that `prepare` did not write."""
     suffix = pathfile.SUFFIXES[manifest["modality"]]
-    foreign = [file for key in rows if not manifests.is_ours(file := out / f"{name}_{key}{suffix}")]
+    files = [*(out / f"{name}_{key}{suffix}" for key in rows), out / f"{name}.json"]
+    foreign = [file for file in files if not manifests.is_ours(file)]
     foreign += [folder] if folder.exists() and not (folder / INDEX).is_file() else []
     if foreign:
         raise DataError(

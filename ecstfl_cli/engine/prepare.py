@@ -86,7 +86,8 @@ def prepare_dataset(
     named_map, splits = _labelled(found, label_map)
     name = clean_name(name or (f"{found.name}_faces" if faces else found.name))
     files = {key: out / f"{name}_{key}{SUFFIXES[found.modality]}" for key, rows in splits.items() if rows}
-    foreign = [file for file in files.values() if not manifests.is_ours(file)]
+    beside = [path for key, file in files.items() if (path := extra_columns.sidecar_of(file, splits[key]))]
+    foreign = [file for file in (*files.values(), *beside, out / f"{name}.json") if not manifests.is_ours(file)]
     if foreign:
         raise DataError(
             "files that `ecstfl prepare` did not write would be overwritten:\n" + listing([str(f) for f in foreign]),
@@ -122,7 +123,6 @@ def prepare_dataset(
             extra_columns.write(folder / file.name, looked_up.rows[key], found.modality, classes)
         left_out = [*looked_up.problems, *cropped.faceless] if cropped else looked_up.problems if skip_bad else []
         rejects = write_rejected(folder / f"{name}_rejects.csv", left_out)
-    extra_columns.remove_stale(files.values(), manifest["extra"].values())
     return Prepared(
         manifest, out / f"{name}.json", looked_up.problems, [out / file.name for file in rejects], faces=cropped
     )

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ecstfl_cli.engine import manifest as manifests
+from ecstfl_cli.engine.extra_columns import sidecar
 from ecstfl_cli.engine.reroot import RerootResult
 from ecstfl_cli.engine.samples import write_rejects
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.atomic import complete_files
-from ecstfl_cli.pathfile import Problem
+from ecstfl_cli.pathfile import Problem, modality_of
 from ecstfl_cli.resources import shipped
 
 if TYPE_CHECKING:
@@ -69,14 +70,28 @@ def write_rejected(path: Path, problems: Sequence[Problem]) -> list[Path]:
 def written_together(out: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
     """A folder to write the files of a manifest to; they and it appear in `out` together, or none of them.
 
-    Raises DataError where they cannot be written.
+    What older `.txt` files of these names had beside them, and these have not, is removed. A process that is killed
+    while it moves the files leaves a manifest that says so, and the next one completes them. Raises DataError where
+    they cannot be written.
     """
     try:
         with complete_files(out, last=f"{manifest['name']}.json") as folder:
             yield folder
+            stale = [path for path in _sidecars(out, manifest) if manifests.is_ours(path)]
+            names = {*(path.name for path in (*folder.iterdir(), *stale)), *manifest.get("unfinished", ())}
+            mark = manifests.write(folder, {**manifest, "unfinished": sorted(names)})
+            mark.replace(out / mark.name)
             manifests.write(folder, manifest)
+            for path in stale:
+                path.unlink()
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror}", "Choose a folder that can be written to.") from error
+
+
+def _sidecars(out: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    """Files of extra columns beside the path files in `out` that the manifest does not name."""
+    videos = [file for name in manifest["files"].values() if modality_of(file := out / name) == "video"]
+    return [path for path in map(sidecar, videos) if path.is_file() and path.name not in manifest["extra"].values()]
 
 
 def next_command(prepared: Prepared) -> str:

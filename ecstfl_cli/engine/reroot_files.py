@@ -60,6 +60,8 @@ def reroot_files(
         source=", ".join(map(str, files)),
         data_root=os.path.abspath(root),  # noqa: PTH100 (as above)
     )
+    if not manifests.is_ours(file := out / f"{manifest['name']}.json"):
+        raise DataError(f"{file} would be overwritten", "Choose another --name or --out, or move it away.")
     manifest = manifests.check_name(out, manifest)
     written = [RerootedFile(result, target) for result, target in zip(results, targets, strict=True)]
     rejects: list[Path] = []
@@ -71,7 +73,6 @@ def reroot_files(
             extra_columns.carry_over(result.table.path, folder / target.name, _moves(result, skip_bad))
             if skip_bad:
                 rejects += write_rejected(folder / f"{target.stem}_rejects.csv", result.problems())
-    extra_columns.remove_stale(targets, manifest["extra"].values())
     problems = [problem for result in results for problem in result.problems()]
     return Prepared(
         manifest, out / f"{manifest['name']}.json", problems, [out / file.name for file in rejects], written
@@ -113,12 +114,17 @@ def _targets(files: Sequence[Path], out: Path) -> list[Path]:
             f"several files are called {', '.join(twice)}", "Re-root them one by one, each with its own --out."
         )
     inputs = {file.resolve() for file in files}
+
+    def is_kept(target: Path, file: Path) -> bool:
+        written = [target, *([extra_columns.sidecar(target)] if extra_columns.sidecar(file).is_file() else [])]
+        return target.resolve() in inputs or not all(map(manifests.is_ours, written))
+
     targets = []
     for file in files:
         target = out / file.name
-        if target.resolve() in inputs or not manifests.is_ours(target):
+        if is_kept(target, file):
             target = out / f"{file.stem}_rerooted{file.suffix}"
-        if target.resolve() in inputs or not manifests.is_ours(target):
+        if is_kept(target, file):
             raise DataError(f"{target} would be overwritten", "Choose another --out, or move it away.")
         targets.append(target)
     return targets

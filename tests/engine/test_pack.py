@@ -27,6 +27,7 @@ from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.media import packed as packed_module
 from ecstfl_cli.media.packed import PackWriter, encode, open_pack, safe_id
 from ecstfl_cli.media.sources import open_clip, read_still
+from tests.killing import Killed, kill_at_move
 
 SIZE = 24
 SPECS = {
@@ -204,25 +205,6 @@ def test_an_interrupted_pack_leaves_nothing(prepared, monkeypatch) -> None:
     with pytest.raises(EcstflError, match="No space left"):
         packed(out)
     assert sorted(out.iterdir()) == there
-
-
-class Killed(BaseException):
-    """What nothing catches, as SIGKILL."""
-
-
-def kill_at_move(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on the process is killed at this move of a file or folder, and clears nothing up."""
-    left = iter(range(number))
-    for name in ("rename", "replace"):
-        move = getattr(Path, name)
-
-        def moved(self: Path, target: Path, move=move) -> Path:
-            if next(left, None) is None:
-                monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
-                raise Killed
-            return move(self, target)
-
-        monkeypatch.setattr(Path, name, moved)
 
 
 def test_a_pack_that_is_being_replaced_can_be_read_whenever_the_process_is_killed(prepared, monkeypatch) -> None:

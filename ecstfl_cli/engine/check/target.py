@@ -138,7 +138,7 @@ def _named_manifest(given: Path, out: Path) -> dict[str, Any]:
         raise DataError(
             f"the path files of {path} are gone", "Prepare them again with `ecstfl prepare --data-root DIR`."
         )
-    return manifest
+    return manifests.require_finished(manifest)
 
 
 def _of_manifest(manifest: dict[str, Any], wanted: str | None) -> CheckTarget:
