@@ -16,6 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from ecstfl_cli import pathfile
 from ecstfl_cli.api import Modality
 from ecstfl_cli.engine.check.cache import ScanCache
@@ -289,6 +291,16 @@ def fingerprint_of(pairs: Iterable[tuple[str, int]]) -> str:
     shared = first.rfind("/", 0, same) + 1
     text = "".join(f"{path[shared:]}\0{label}\n" for path, label in rows)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def soft_fingerprint(samples: Iterable[Sample]) -> str:
+    """SHA-256 of a list's soft labels in order, votes or what teachers say, to six digits; empty where none has any."""
+    labels = [sample.soft_label for sample in samples]
+    classes = max((len(label) for label in labels if label), default=0)
+    if not classes:
+        return ""
+    shares = np.array([label or (-1.0,) * classes for label in labels])
+    return hashlib.sha256(shares.round(6).astype("<f4").tobytes()).hexdigest()
 
 
 def stratified_split(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:

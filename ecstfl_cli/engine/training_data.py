@@ -16,7 +16,7 @@ from ecstfl_cli.engine.check.before_training import check_before_training
 from ecstfl_cli.engine.data_lists import DataList, load_list
 from ecstfl_cli.engine.loader import Part
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.samples import Sample, class_counts, fingerprint, stratified_split
+from ecstfl_cli.engine.samples import Sample, class_counts, fingerprint, soft_fingerprint, stratified_split
 from ecstfl_cli.engine.subject_split import subject_split
 from ecstfl_cli.engine.teachers import with_teachers
 from ecstfl_cli.errors import DataError, listing
@@ -45,8 +45,9 @@ class TrainingData:
     origins: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
-        """Changes with any sample, label or split."""
-        return fingerprint([*self.train, *(sample for samples in self.val.values() for sample in samples)])
+        """Changes with any sample, label or split, and with what votes or teachers say of the training samples."""
+        held_out = (sample for samples in self.val.values() for sample in samples)
+        return fingerprint([*self.train, *held_out]) + soft_fingerprint(self.train)
 
     def summary(self, labels: LabelMap) -> dict[str, Any]:
         """Counts and fingerprints, kept with the run and its checkpoints."""
@@ -70,6 +71,7 @@ class TrainingData:
             found["train"]["weights"] = {name: part.weight for name, part in self.parts.items()}
         if soft := sum(sample.soft_label is not None for sample in self.train):
             found["train"]["soft_labels"] = soft
+            found["train"]["soft_labels_fingerprint"] = soft_fingerprint(self.train)
         return found
 
     def drawn(self) -> list[Sample]:

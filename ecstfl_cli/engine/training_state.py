@@ -126,8 +126,8 @@ def check_fits(state: SavedState, order: dict[str, Any], fingerprint: str, folde
     """Raise CheckpointError where a state belongs to other data, or stopped within an epoch of another order."""
     if state.fingerprint != fingerprint:
         raise CheckpointError(
-            f"{folder} was written with another training list, label map or split",
-            "Resume with the recipe and the path files of that run, or start a new run.",
+            f"{folder} was written with another training list, label map or split, or other votes or teachers",
+            "Resume with the recipe, the path files and the teachers' predictions of that run, or start a new run.",
         )
     changed = {key: value for key, value in state.order.items() if order.get(key) != value}
     if changed and state.progress.step:

@@ -16,7 +16,7 @@ import torch
 from ecstfl_cli.engine.prepare import prepare_dataset
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.training_data import TrainingData, load_training_data, soft_targets
-from ecstfl_cli.errors import DataError, EcstflError, LabelMapError
+from ecstfl_cli.errors import CheckpointError, DataError, EcstflError, LabelMapError
 from ecstfl_cli.labels import LabelMap, label_map_from
 from ecstfl_cli.recipe import Recipe
 from tests.small_model import quick_infer, save_small_model
@@ -308,6 +308,29 @@ def test_a_model_learns_from_the_predictions_that_infer_writes(stills: Callable,
     assert not same_weights(pupil.folder, train(small_recipe(data, tmp_path / "alone")).folder)
     with pytest.raises(EcstflError, match="no loss takes soft labels"):
         train(small_recipe(data, tmp_path, data=teachers, losses={"ec_stfl": {}}))
+
+
+def test_other_predictions_of_a_teacher_are_told_where_a_run_is_repeated_and_not_resumed(
+    stills: Callable, tmp_path: Path
+) -> None:
+    data = stills("a", {"happy": 6, "sad": 6})
+    paths = [sample.clip_id for sample in load(small_recipe(data, tmp_path), tmp_path).train]
+    file = tmp_path / "taught.csv"
+    predictions(file, {path: {"happy": 1.0} for path in paths})
+    options: dict[str, Any] = {"data": {"teachers": [str(file)]}}
+    one, two = (small_recipe(data, tmp_path / "runs", **options, train={"epochs": n}) for n in (1, 2))
+    done = train(one)
+    same = Reporter()
+    train(one, same, repeat=done.folder)
+    assert not [warning for warning in same.warnings if "fingerprint" in warning]
+    predictions(file, {path: {"happy": 0.9, "fear": 0.1} for path in paths})
+    other = Reporter()
+    train(one, other, repeat=done.folder)
+    assert any("data.train.soft_labels_fingerprint: " in warning for warning in other.warnings)
+    with pytest.raises(CheckpointError, match="other votes or teachers"):
+        train(two, resume=done.folder)
+    predictions(file, {path: {"happy": 1.0} for path in paths})
+    train(two, resume=done.folder)
 
 
 @pytest.mark.parametrize(
