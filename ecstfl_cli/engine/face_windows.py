@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -99,3 +100,32 @@ class FaceWindows:
         frame, face, _ = frames[len(frames) // 2]
         self._ready.append(Window(clip, frame, face, frames[-1][0].index - frames[0][0].index + 1))
         run.fresh = 0
+
+
+class WindowProbs:
+    """The probs of each face's windows, to be asked for on the frames in between, one after the other.
+
+    A frame has those of the last window whose middle is not after it, and before the first one's middle those of the
+    first. What a face that was gone had shown before is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[int, deque[tuple[Window, NDArray[np.float32]]]] = {}
+
+    def add(self, window: Window, probs: NDArray[np.float32]) -> None:
+        """Take in a window's probs (K,). Those of one face come in the order of their middles."""
+        self._of.setdefault(window.face.id, deque()).append((window, probs))
+
+    def at(self, frame: int, faces: Sequence[TrackedFace]) -> list[tuple[TrackedFace, Window, NDArray[np.float32]]]:
+        """The faces of frame number `frame` with a window and its probs each; frames come in order."""
+        there = {face.id for face in faces}
+        for id, told in list(self._of.items()):
+            while told and told[0][0].frame.index <= frame and (id not in there or _middle(told, 1) <= frame):
+                told.popleft()
+            if not told:
+                del self._of[id]
+        return [(face, *self._of[face.id][0]) for face in faces if face.id in self._of]
+
+
+def _middle(told: Sequence[tuple[Window, NDArray[np.float32]]], at: int) -> float:
+    return told[at][0].frame.index if len(told) > at else inf

@@ -118,14 +118,15 @@ class Worker:
         problem = ""
         with self._annotated(source) as video, closing(self._every_frame(source)) as every_frame:
             try:
-                for frame, results in self.recogniser.see_frames(self._frames(source), source.name, live=source.live):
+                seen = self.recogniser.see_frames(self._frames(source), source.name, live=source.live)
+                for frame, results, faces in seen:
                     tally.add(frame.time, results)
                     take(results)
                     if video:
                         with _writing():
                             # A thinned video is decoded once more beside, so that none of it waits in memory.
                             _hold(video, every_frame, frame.index)
-                            video.write(frame.time, frame.pixels, results)
+                            video.write(frame.time, frame.pixels, faces)
                     if keeper:
                         keeper.add(frame.time, frame.pixels, results)
                     self.on_time(frame.time)

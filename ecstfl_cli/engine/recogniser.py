@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, islice, starmap
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from ecstfl_cli.api import FaceCrop
 from ecstfl_cli.components.transforms import resize
-from ecstfl_cli.engine.face_windows import FaceWindows
+from ecstfl_cli.engine.face_windows import FaceWindows, WindowProbs
 from ecstfl_cli.engine.model_source import InferenceModel, open_model, shipped_model
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.results import FaceResult, Problem, Results
@@ -44,10 +44,15 @@ IMAGE_BYTES = 128 << 20
 
 
 class Seen(NamedTuple):
-    """A frame with the results in it. `frame.pixels` are whole and upright."""
+    """A frame with the results in it. `frame.pixels` are whole and upright.
+
+    `faces` are all that are in the frame, to draw or to count. With a model for stills they are the results; with one
+    for clips, whose results lie windows apart, each has its box here and the probs of its window before.
+    """
 
     frame: VideoFrame
     results: list[FaceResult]
+    faces: list[FaceResult]
 
 
 class Recogniser:
@@ -155,9 +160,9 @@ class Recogniser:
         results = Results(labels=self.labels)
         read = 0
         try:
-            for _, found in seen:
+            for one in seen:
                 read += 1
-                results += found
+                results += one.results
         except DataError as error:
             if not read:
                 raise
@@ -200,7 +205,8 @@ class Recogniser:
             crops = [self._crops(frame.pixels, faces) for frame, faces in batch]
             probs = iter(self.probs(np.concatenate(crops)))
             for frame, faces in batch:
-                yield Seen(frame, [_result(source, frame, f, smoothing(f.id, frame.time, next(probs))) for f in faces])
+                found = [_result(source, frame, f, smoothing(f.id, frame.time, next(probs))) for f in faces]
+                yield Seen(frame, found, found)
 
     def see_images(
         self, named: Iterable[tuple[str, str | Path | Pixels | Any]]
@@ -301,26 +307,36 @@ class Recogniser:
         ahead: int,
     ) -> Iterator[Seen]:
         """Frames wait until no window can have its middle there any more."""
-        waiting: dict[int, Seen] = {}
-        for batch in _batches(followed, ahead):
-            for frame, faces in batch:
-                waiting[frame.index] = Seen(frame, [])
-                windows.add(frame, faces, self._crops(frame.pixels, faces))
-            self._place(windows, source, waiting)
-            for index in [index for index in waiting if index < windows.settled]:
-                yield waiting.pop(index)
-        windows.finish()
-        self._place(windows, source, waiting)
-        yield from waiting.values()
+        waiting: dict[int, tuple[VideoFrame, list[TrackedFace], list[FaceResult]]] = {}
+        told = WindowProbs()
+        damage: DataError | None = None
 
-    def _place(self, windows: FaceWindows, source: str, waiting: dict[int, Seen]) -> None:
-        ready = windows.take()
-        if not ready:
-            return
-        probs = self.probs(np.stack([window.clip for window in ready]))
-        for window, p in zip(ready, probs, strict=True):
-            seen = waiting[window.frame.index]
-            seen.results.append(_result(source, window.frame, window.face, p, window.frames))
+        def look() -> None:
+            ready = windows.take()
+            probs = self.probs(np.stack([window.clip for window in ready])) if ready else ()
+            for window, p in zip(ready, probs, strict=True):
+                told.add(window, p)
+                waiting[window.frame.index][2].append(_result(source, window.frame, window.face, p, window.frames))
+
+        def seen(frame: VideoFrame, faces: Sequence[TrackedFace], results: list[FaceResult]) -> Seen:
+            known = told.at(frame.index, faces)
+            return Seen(frame, results, [_result(source, frame, face, p, window.frames) for face, window, p in known])
+
+        try:
+            for batch in _batches(followed, ahead):
+                for frame, faces in batch:
+                    waiting[frame.index] = frame, faces, []
+                    windows.add(frame, faces, self._crops(frame.pixels, faces))
+                look()
+                for index in [index for index in waiting if index < windows.settled]:
+                    yield seen(*waiting.pop(index))
+        except DataError as error:  # What was read before it is looked at first.
+            damage = error
+        windows.finish()
+        look()
+        yield from starmap(seen, waiting.values())
+        if damage:
+            raise damage
 
 
 def _numbered(images: Iterable[Any]) -> Iterator[tuple[int, tuple[Any, Any]]]:

@@ -38,12 +38,14 @@ BITS_PER_PIXEL = 0.2
 
 
 class TimedFace(AnnotatedFace, Protocol):
-    """A row of a video: a face with the number of its frame, from 0, and its time in seconds."""
+    """A row of a video: a face with the number of its frame, from 0, its time in seconds, and the frames it spans."""
 
     @property
     def frame(self) -> int: ...
     @property
     def time(self) -> float: ...
+    @property
+    def frames(self) -> int: ...
 
 
 class AnnotatedVideo:
@@ -227,27 +229,35 @@ def annotate_video(
     """Read the video file `source` and write it to `path` with `rows` drawn on it, its sound copied.
 
     `rows` are in the order of their frames. Frames without rows, because frames were thinned or a window of frames has
-    one row, show the last faces for up to `hold` seconds: half as long again as frames with rows are usually apart,
-    where it is not given. `advance(n)` is called with the frames done. Frames before damage in `source` are written.
-    Raises EcstflError as AnnotatedVideo and read_video do.
+    one row, show the last faces for up to `hold` seconds: half as long again as a face's rows are usually apart, where
+    it is not given. A face whose row is of a window stays so long whatever rows of other faces come in between.
+    `advance(n)` is called with the frames done. Frames before damage in `source` are written. Raises EcstflError as
+    AnnotatedVideo and read_video do.
     """
-    times = np.unique(np.array([row.time for row in rows]))
-    if hold is None:
-        hold = 1.5 * float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    held = _usually_apart(rows) * 1.5 if hold is None else hold
     by_frame = _by_frame(rows)
     number, faces = next(by_frame, (-1, []))
-    seen = -np.inf
+    shown: dict[int, TimedFace] = {}
     with AnnotatedVideo(path, names, fps=probe(source).fps, sound_from=source) as video:
         for frame in _until_damage(source):
             while 0 <= number < frame.index:
                 number, faces = next(by_frame, (-1, []))
             if number == frame.index:
-                seen = frame.time
-                video.write(frame.time, frame.pixels, faces)
-            else:
-                video.write(frame.time, frame.pixels, None if frame.time - seen <= hold + 1e-3 else ())
+                shown = {face: row for face, row in shown.items() if row.frames > 1}
+                shown |= {row.face: row for row in faces}
+            shown = {face: row for face, row in shown.items() if frame.time - row.time <= held + 1e-3}
+            video.write(frame.time, frame.pixels, list(shown.values()))
             advance(1)
     return video
+
+
+def _usually_apart(rows: Sequence[TimedFace]) -> float:
+    """The median of the seconds between one row of a face and its next; 0 where none has two."""
+    times: dict[int, list[float]] = {}
+    for row in rows:
+        times.setdefault(row.face, []).append(row.time)
+    apart = np.concatenate([np.zeros(0), *(np.diff(of_face) for of_face in times.values())])
+    return float(np.median(apart)) if len(apart) else 0.0
 
 
 def _by_frame(rows: Iterable[TimedFace]) -> Iterator[tuple[int, list[TimedFace]]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ecstfl_cli.api import FrameSampling, InputSpec
-from ecstfl_cli.engine.face_windows import FaceWindows, Window
+from ecstfl_cli.engine.face_windows import FaceWindows, Window, WindowProbs
 from ecstfl_cli.media.faces.tracking import TrackedFace
 from ecstfl_cli.media.video import VideoFrame
 
@@ -70,6 +70,24 @@ def test_a_window_never_has_its_middle_before_what_was_settled() -> None:
         assert all(window.frame.index >= settled for window in windows.take())
         settled = windows.settled
     assert settled > 150, "frames do not wait for ever"
+
+
+def test_a_frame_shows_each_faces_last_window_or_its_first_one_and_none_of_an_earlier_stay() -> None:
+    def window(id: int, middle: int) -> Window:
+        return Window(NOTHING, VideoFrame(middle, middle / 10, NOTHING), TrackedFace(id, (0, 0, 1, 1), 1.0), 5)
+
+    told = WindowProbs()
+    for id, middle in ((0, 3), (1, 3), (0, 6), (1, 11), (0, 14)):
+        told.add(window(id, middle), np.array([middle], np.float32))
+    shown = []
+    for index in range(16):
+        ids = [0, 1] if not 7 <= index <= 8 else [0]  # The second face is away, and comes back with a new run.
+        found = told.at(index, [TrackedFace(id, (0, 0, index, 1), 1.0) for id in ids])
+        assert all(face.box[2] == index for face, _, _ in found)
+        shown.append([int(probs[0]) for _, _, probs in found])
+    assert shown[:7] == [[3, 3]] * 6 + [[6, 3]]
+    assert shown[7:9] == [[6]] * 2
+    assert shown[9:] == [[6, 11]] * 5 + [[14, 11]] * 2
 
 
 @pytest.mark.parametrize("fps", [5, 24, 60])

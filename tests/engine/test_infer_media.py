@@ -205,6 +205,17 @@ def test_of_a_thinned_video_the_copy_has_every_frame_with_the_last_faces(look: L
     assert len(list(read_video("start/annotated/talk.mp4"))) == 5
 
 
+def test_the_copy_of_a_model_for_clips_follows_faces_between_windows(look: Look) -> None:
+    there = drawn_scene((1,), 12)
+    write_frames(Path("talk.mp4"), [*there, *[np.full_like(there[0], 90)] * 3])
+    clips = save_small_model(Path("clips.safetensors"), "video")
+    look("talk.mp4", model=str(clips), faces=True, detect_every=1, annotate=True, window=0.24, stride=0.12)
+    assert len(table()) < 5, "one row a window"
+    both = zip(read_video("o/annotated/talk.mp4"), read_video("talk.mp4"), strict=True)
+    drawn_on = [np.abs(one.pixels.astype(int) - own.pixels).max() > 90 for one, own in both]
+    assert drawn_on == [True] * 12 + [False] * 3
+
+
 def test_copies_lie_as_the_sources_do_below_their_common_folder(look: Look, tmp_path: Path) -> None:
     picture("deep/x/a.png")
     picture("deep/y/a.png", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ecstfl_cli import Recogniser
+from ecstfl_cli.engine.recogniser import Seen
 from ecstfl_cli.engine.results import columns
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.media.video import VideoFrame
@@ -110,13 +111,43 @@ def test_a_model_of_clips_sees_windows(recogniser: Callable) -> None:
     assert short.frames == 3
 
 
+def timed(frames: list[np.ndarray]) -> Iterator[VideoFrame]:
+    """Frames of a video with ten a second."""
+    return (VideoFrame(i, i / 10, pixels) for i, pixels in enumerate(frames))
+
+
 def test_frames_of_a_model_of_clips_come_once_each_and_in_order(recogniser: Callable) -> None:
     frames = [noise(32, 32, seed=n) for n in range(50)]
-    timed = (VideoFrame(i, i / 10, pixels) for i, pixels in enumerate(frames))
-    order = [(frame.index, [row.frame for row in rows]) for frame, rows in recogniser("video").see_frames(timed, "x")]
+    seen = recogniser("video").see_frames(timed(frames), "x")
+    order = [(frame.index, [row.frame for row in rows]) for frame, rows, _ in seen]
     assert [index for index, _ in order] == list(range(50))
     assert all(row == index for index, rows in order for row in rows)
     assert sum(len(rows) for _, rows in order) > 5
+
+
+def test_frames_between_windows_have_their_faces_with_the_probs_of_the_window_before(recogniser: Callable) -> None:
+    frames = [noise(32, 32 + index, seed=index) for index in range(24)]  # A face whose box changes all the time.
+    seen = list(recogniser("video", faces=False, window=1.0, stride=0.5).see_frames(timed(frames), "x"))
+    windows = [row for one in seen for row in one.results]
+    assert [row.frame for row in windows] == [5, 10, 15, 19]
+    shown = [face for one in seen for face in one.faces]
+    assert [face.frame for face in shown] == list(range(24)), "one in each frame"
+    assert [face.box[2] for face in shown] == list(range(32, 56)), "at its place in this frame"
+    before = [max(0, sum(row.frame <= face.frame for row in windows) - 1) for face in shown]
+    assert [face.probs for face in shown] == [windows[k].probs for k in before]
+    assert all(one.faces == one.results for one in recogniser(faces=False).see_frames(timed(frames), "x"))
+
+
+def test_what_was_read_before_damage_is_looked_at_by_a_model_of_clips_too(recogniser: Callable) -> None:
+    def damaged() -> Iterator[VideoFrame]:
+        yield from timed([noise(32, 32, seed=n) for n in range(14)])
+        raise DataError("the rest is gone")
+
+    seen: list[Seen] = []
+    with pytest.raises(DataError, match="the rest is gone"):
+        seen.extend(recogniser("video", window=1.0, stride=0.5).see_frames(damaged(), "x"))
+    assert [one.frame.index for one in seen] == list(range(14))
+    assert [row.frame for one in seen for row in one.results] == [5, 9]
 
 
 def test_a_folder_of_frames_and_an_animated_image_are_videos(recogniser: Callable, tmp_path: Path) -> None:

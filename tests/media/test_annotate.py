@@ -30,6 +30,7 @@ class Row:
     face: int = 0
     frame: int = 0
     time: float = 0.0
+    frames: int = 1
 
     @property
     def probs(self) -> tuple[float, ...]:
@@ -308,6 +309,18 @@ def test_a_whole_file_is_annotated_and_its_sound_copied(tmp_path):
         packets = [[bytes(p) for p in container.demux(audio=0) if p.size] for container in (before, after)]
         assert packets[0] == packets[1]
     assert probe(tmp_path / "out.mp4").seconds == pytest.approx(1.0, abs=0.06)
+
+
+def test_faces_whose_windows_take_turns_are_both_held(tmp_path):
+    source = with_sound(tmp_path / "source.mp4", seconds=1.0)
+    left, right = (10, 60, 60, 120), (240, 60, 300, 120)
+    turns = [(0, 0, left), (4, 1, right), (8, 0, left), (12, 1, right)]
+    rows = [Row(box, face=face, frame=n, time=n / 20, frames=8) for n, face, box in turns]
+    annotate_video(source, rows, DFEW, tmp_path / "out.mp4")
+    edges = [(frame.pixels[60:120, 5:15], frame.pixels[60:120, 295:305]) for frame in read_video(tmp_path / "out.mp4")]
+    drawn = [tuple(bool(np.abs(edge.astype(int) - GREY).max() > 60) for edge in pair) for pair in edges]
+    # A face's windows are 0.4 s apart: each stays for 0.6 s.
+    assert drawn == [(True, False)] * 4 + [(True, True)] * 16
 
 
 def test_a_truncated_video_is_annotated_as_far_as_it_goes(tmp_path):
