@@ -139,9 +139,7 @@ def prepare(
     if packing and data_root is None and not faces:
         if check or len(files or []) > 1:
             raise typer.BadParameter("without --data-root, --pack takes one manifest, and no --check")
-        from ecstfl_cli.engine.check.target import manifest_to_use
-
-        packed = _pack(manifest_to_use(files[0] if files else None, out), packing, out, workers, reporter)
+        packed = _pack(files[0] if files else None, packing, out, workers, reporter)
         if as_json:
             console.print_json({"pack": packed})
         raise typer.Exit(0)
@@ -153,9 +151,7 @@ def prepare(
     cropping = _cropping(detector, min_score, align, margin, size, faces_out, workers, device) if faces else None
     plugin: Any = dataset
     if cropping and files:
-        from ecstfl_cli.engine.prepare_faces import common_root, plugin_for
-
-        plugin, data_root = plugin_for(files, label_map), data_root or common_root(files)
+        plugin, data_root = _named_samples(files, label_map, data_root)
     if data_root is None:
         raise typer.BadParameter("say where the data is with --data-root, or check path files with --check")
     for flag, given in (("--dataset", dataset), ("--option", option), ("--images", images)):
@@ -181,30 +177,34 @@ def prepare(
     if not as_json:
         _show(done, out)
     report = check_data([done.path], out, None, check_faces, as_json) if check else None
-    packed = None
-    if packing:
-        from ecstfl_cli.engine.check.target import manifest_to_use
-
-        packed = _pack(manifest_to_use(done.path, out), packing, out, workers, reporter)
+    packed = _pack(done.path, packing, out, workers, reporter) if packing else None
     if as_json:
         parts = ({"check": report} if report else {}) | ({"pack": packed} if packed else {})
         console.print_json(_plain(done, out) | parts)
-    is_wrong = report is not None and report["verdict"] == "wrong"
     _report_problems(done, skip_bad, reporter)
-    raise typer.Exit(is_wrong)
+    raise typer.Exit(report is not None and report["verdict"] == "wrong")
+
+
+def _named_samples(files: list[Path], label_map: str | None, data_root: Path | None) -> tuple[Any, Path]:
+    """What FILES name, as a data set whose faces can be cropped, and the folder that holds it."""
+    from ecstfl_cli.engine.prepare_faces import common_root, plugin_for
+
+    return plugin_for(files, label_map), data_root or common_root(files)
 
 
 def _pack(
-    manifest: dict[str, Any],
+    named: Path | None,
     packing: tuple[Any, ...],
     out: Path,
     workers: int | None,
     reporter: console.TerminalReporter,
 ) -> dict[str, Any]:
-    """Pack a manifest's samples and say what was written."""
+    """Pack the samples of the named manifest, or of the newest in `out`, and say what was written."""
+    from ecstfl_cli.engine.check.target import manifest_to_use
     from ecstfl_cli.engine.pack import Packing
     from ecstfl_cli.engine.pack import pack as pack_samples
 
+    manifest = manifest_to_use(named, out)
     done = pack_samples(manifest, Packing(*packing), out=out, workers=workers, reporter=reporter)
     reporter.note(f"packed {done.samples} samples, {done.frames} frames, {done.bytes / 1e6:.1f} MB in {done.folder}")
     written = [str(out / file) for file in done.manifest["files"].values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,7 @@ def prepare_dataset(
     """
     if label_map:
         label_map_from(label_map)  # an unknown name is said before minutes of work
-    plugin_name: str | None = None
-    if dataset is None or isinstance(dataset, str):
-        plugin_name, plugin = choose(root, dataset, options or {}, reporter)
-        reporter.note(f"reading data set {plugin_name} in {root}")
-    else:
-        plugin = dataset
+    plugin_name, plugin = _chosen(root, dataset, options or {}, reporter)
     found = _run(plugin, root, reporter)
     if not any(found.splits.values()):
         raise DataError(f"data set {plugin_name!r} found no samples in {root}")
@@ -87,12 +82,7 @@ def prepare_dataset(
     name = clean_name(name or (f"{found.name}_faces" if faces else found.name))
     files = {key: out / f"{name}_{key}{SUFFIXES[found.modality]}" for key, rows in splits.items() if rows}
     beside = [path for key, file in files.items() if (path := extra_columns.sidecar_of(file, splits[key]))]
-    foreign = [file for file in (*files.values(), *beside, out / f"{name}.json") if not manifests.is_ours(file)]
-    if foreign:
-        raise DataError(
-            "files that `ecstfl prepare` did not write would be overwritten:\n" + listing([str(f) for f in foreign]),
-            "Choose another --name or --out, or move them away.",
-        )
+    _require_ours((*files.values(), *beside, out / f"{name}.json"))
     if found.images:
         write_images(found.images, images or out, reporter)
     place = _Place(root, found, images or out)
@@ -126,6 +116,27 @@ def prepare_dataset(
     return Prepared(
         manifest, out / f"{name}.json", looked_up.problems, [out / file.name for file in rejects], faces=cropped
     )
+
+
+def _chosen(
+    root: Path, dataset: str | DatasetPlugin | None, options: Mapping[str, Any], reporter: Reporter
+) -> tuple[str | None, DatasetPlugin]:
+    """The data set with its registered name, which one that was made elsewhere has not."""
+    if dataset is not None and not isinstance(dataset, str):
+        return None, dataset
+    name, plugin = choose(root, dataset, options, reporter)
+    reporter.note(f"reading data set {name} in {root}")
+    return name, plugin
+
+
+def _require_ours(files: Iterable[Path]) -> None:
+    """Raises DataError where one of the files to be written is there and somebody else's."""
+    foreign = [file for file in files if not manifests.is_ours(file)]
+    if foreign:
+        raise DataError(
+            "files that `ecstfl prepare` did not write would be overwritten:\n" + listing([str(f) for f in foreign]),
+            "Choose another --name or --out, or move them away.",
+        )
 
 
 def _run(plugin: DatasetPlugin, root: Path, reporter: Reporter) -> PreparedDataset:
