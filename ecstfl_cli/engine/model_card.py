@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,20 +21,29 @@ if TYPE_CHECKING:
     from ecstfl_cli.engine.publish import Card
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """How far probabilities can be trusted before and after they are scaled by `temperature`, and that in numbers."""
+
+    temperature: float
+    before: Reliability
+    after: Reliability
+    numbers: dict[str, float]
+
+
 def write_card(
     path: Path,
     about: Card,
     checkpoint: Checkpoint,
     metrics: Metrics,
-    calibration: dict[str, float],
-    diagrams: tuple[Reliability, Reliability],
+    calibration: Calibration,
     run: Path,
 ) -> tuple[list[Path], Path]:
     """Write `<stem>.md` beside `path` and its pictures: confusion, calibration, and the run's curves if it is there."""
     names = checkpoint.labels.names
     pictures = {name: path.with_name(f"{path.stem}_{name}.png") for name in ("confusion", "calibration", "curves")}
     plot_confusion(metrics.confusion, names, pictures["confusion"], about.name)
-    plot_reliability({"before": diagrams[0], "after": diagrams[1]}, pictures["calibration"], about.name)
+    plot_reliability({"before": calibration.before, "after": calibration.after}, pictures["calibration"], about.name)
     if (run / "metrics.csv").is_file():
         with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
             plot_curves(list(csv.DictReader(file)), pictures["curves"])
@@ -42,7 +52,7 @@ def write_card(
     there = {name: picture for name, picture in pictures.items() if picture.is_file()}
     page = path.with_suffix(".md")
     with complete_file(page) as partial:
-        partial.write_text(_page(path, about, checkpoint, metrics, calibration, there), encoding="utf-8")
+        partial.write_text(_page(path, about, checkpoint, metrics, calibration.numbers, there), encoding="utf-8")
     return list(there.values()), page
 
 
@@ -54,47 +64,21 @@ def _page(
     calibration: dict[str, float],
     pictures: dict[str, Path],
 ) -> str:
-    names, spec, model = checkpoint.labels.names, checkpoint.input, checkpoint.model
-    parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
-    crop = spec.face_crop
-    faces = f"`{crop.detector}`, {crop.align}, margin {crop.margin:g}" if crop else "as given"
-    total = sum(metrics.support)
     parts = [
         f"# {about.name}",
         about.summary,
         "Written by `ecstfl checkpoints publish`; every number below was measured by it.",
         "## Model",
-        _table(
-            ("", ""),
-            [
-                ("file", f"`{path.name}`"),
-                ("network", f"`{model.backbone}` {dict(model.args) or ''}, {parameters / 1e6:.2f} M parameters"),
-                ("input", f"{spec.modality}, {spec.size}x{spec.size}, resize {spec.resize}"),
-                ("faces", faces),
-                ("classes", checkpoint.labels.describe()),
-                ("epoch", f"{checkpoint.metrics.get('epoch', '?')}"),
-                ("versions", ", ".join(f"{key} {value}" for key, value in checkpoint.versions.items())),
-            ],
-        ),
+        _model_table(path, checkpoint),
         "## Use and limits",
         about.use,
         "\n".join(f"- {limit}" for limit in about.limits),
         "## Data and licence",
         about.data,
         about.licence,
-        f"## On {total:,} validation samples",
+        f"## On {sum(metrics.support):,} validation samples",
         f"WAR **{metrics.war:.2f}**, UAR **{metrics.uar:.2f}**, macro F1 {metrics.macro_f1:.2f}.",
-        _table(
-            ("class", "samples", "recall %", "precision %", "F1 %"),
-            [
-                (
-                    name,
-                    str(metrics.support[i]),
-                    *(_percent(v[i]) for v in (metrics.recall, metrics.precision, metrics.f1)),
-                )
-                for i, name in enumerate(names)
-            ],
-        ),
+        _class_table(metrics, checkpoint.labels.names),
         _picture(pictures, "confusion", "Confusion matrix"),
         "## Calibration",
         f"Temperature {calibration['temperature']:.3f} (Guo et al. 2017), folded into the classifier: it changes no "
@@ -114,6 +98,31 @@ def _page(
         f"```yaml\n{yaml.safe_dump(checkpoint.recipe, sort_keys=False, allow_unicode=True).rstrip()}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _model_table(path: Path, checkpoint: Checkpoint) -> str:
+    spec, model = checkpoint.input, checkpoint.model
+    parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
+    crop = spec.face_crop
+    rows = [
+        ("file", f"`{path.name}`"),
+        ("network", f"`{model.backbone}` {dict(model.args) or ''}, {parameters / 1e6:.2f} M parameters"),
+        ("input", f"{spec.modality}, {spec.size}x{spec.size}, resize {spec.resize}"),
+        ("faces", f"`{crop.detector}`, {crop.align}, margin {crop.margin:g}" if crop else "as given"),
+        ("classes", checkpoint.labels.describe()),
+        ("epoch", f"{checkpoint.metrics.get('epoch', '?')}"),
+        ("versions", ", ".join(f"{key} {value}" for key, value in checkpoint.versions.items())),
+    ]
+    return _table(("", ""), rows)
+
+
+def _class_table(metrics: Metrics, names: Sequence[str]) -> str:
+    percentages = (metrics.recall, metrics.precision, metrics.f1)
+    rows = [
+        (name, str(metrics.support[i]), *(_percent(values[i]) for values in percentages))
+        for i, name in enumerate(names)
+    ]
+    return _table(("class", "samples", "recall %", "precision %", "F1 %"), rows)
 
 
 def _pair(values: dict[str, float], key: str, scale: float = 1) -> tuple[str, str]:

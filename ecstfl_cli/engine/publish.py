@@ -27,7 +27,7 @@ from ecstfl_cli.components.metrics import Metrics
 from ecstfl_cli.engine.checkpoint import Checkpoint, bare, head_dimensions, open_checkpoint, save_checkpoint
 from ecstfl_cli.engine.evaluate import Predictions
 from ecstfl_cli.engine.infer import infer
-from ecstfl_cli.engine.model_card import write_card
+from ecstfl_cli.engine.model_card import Calibration, write_card
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
@@ -97,6 +97,47 @@ def publish(
         )
     about = read_card(card)
     checkpoint = open_checkpoint(model, reporter=reporter)
+    predictions = _predictions(files, model, device, batch_size, label_map, reporter)
+    metrics, calibration = predictions.metrics(), _calibrate(predictions)
+    spec = checkpoint.input
+    if face_crop:
+        spec = replace(spec, face_crop=replace(face_crop, size=spec.size))
+    state = _scaled_head(checkpoint, calibration.temperature)
+    ready = replace(
+        checkpoint,
+        state=_seeing_brightness(state, spec) if grey else state,
+        input=spec,
+        recipe=_portable(checkpoint.recipe),
+    )
+    measured = {
+        **{f"train_{key}" if key == "epoch" else key: value for key, value in checkpoint.metrics.items()},
+        "published": {**metrics.to_dict(checkpoint.labels.names), "calibration": calibration.numbers},
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(
+        out,
+        ready.state,
+        model=ready.model,
+        input=ready.input,
+        labels=ready.labels,
+        recipe=ready.recipe,
+        metrics=measured,
+        data=ready.data,
+        card=about.model_dump(),
+    )
+    pictures, page = write_card(out, about, ready, metrics, calibration, Path(checkpoint.source).parent)
+    return Published(out, pictures, page, metrics, calibration.numbers)
+
+
+def _predictions(
+    files: Sequence[str | Path],
+    model: str | Path,
+    device: str,
+    batch_size: int,
+    label_map: LabelMap | None,
+    reporter: Reporter,
+) -> Predictions:
+    """What the model says of the samples in the path files. Raises DataError where one has no label."""
     with tempfile.TemporaryDirectory() as folder:
         predictions = infer(
             files,
@@ -112,40 +153,7 @@ def publish(
         raise DataError(
             f"{np.count_nonzero(~known)} of {len(known)} samples have no label", "Calibrate on a list with labels."
         )
-    metrics = predictions.metrics()
-    calibration, temperature = _calibration(predictions)
-    spec = checkpoint.input
-    if face_crop:
-        spec = replace(spec, face_crop=replace(face_crop, size=spec.size))
-    state = _scaled_head(checkpoint, temperature)
-    measured = {
-        **{f"train_{key}" if key == "epoch" else key: value for key, value in checkpoint.metrics.items()},
-        "published": {**metrics.to_dict(checkpoint.labels.names), "calibration": calibration},
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(
-        out,
-        _seeing_brightness(state, spec) if grey else state,
-        model=checkpoint.model,
-        input=spec,
-        labels=checkpoint.labels,
-        recipe=_portable(checkpoint.recipe),
-        metrics=measured,
-        data=checkpoint.data,
-        card=about.model_dump(),
-    )
-    before = reliability(predictions.probs, predictions.target)
-    after = reliability(cross_fitted(predictions.probs, predictions.target), predictions.target)
-    pictures, page = write_card(
-        out,
-        about,
-        replace(checkpoint, input=spec, recipe=_portable(checkpoint.recipe)),
-        metrics,
-        calibration,
-        (before, after),
-        Path(checkpoint.source).parent,
-    )
-    return Published(out, pictures, page, metrics, calibration)
+    return predictions
 
 
 def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -154,21 +162,23 @@ def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
     return {**recipe, "model": {**recipe["model"], "checkpoint": Path(first).name}} if first else recipe
 
 
-def _calibration(predictions: Predictions) -> tuple[dict[str, float], float]:
-    """Errors and likelihoods before and after, and the temperature of all samples."""
+def _calibrate(predictions: Predictions) -> Calibration:
+    """The temperature of all samples, and what halves scaled by each other's gain."""
     probs, target = predictions.probs, predictions.target
     temperature = fit_temperature(probs, target)
     scaled = cross_fitted(probs, target)
-    return {
+    before, after = reliability(probs, target), reliability(scaled, target)
+    numbers = {
         "temperature": round(temperature, 4),
-        "ece_before": reliability(probs, target).error,
-        "ece_after": reliability(scaled, target).error,
+        "ece_before": before.error,
+        "ece_after": after.error,
         "nll_before": negative_log_likelihood(probs, target),
         "nll_after": negative_log_likelihood(scaled, target),
         "samples": len(target),
         "mean_confidence_before": float(probs.max(axis=1).mean()),
         "mean_confidence_after": float(with_temperature(probs, temperature).max(axis=1).mean()),
-    }, temperature
+    }
+    return Calibration(temperature, before, after, numbers)
 
 
 def _scaled_head(checkpoint: Checkpoint, temperature: float) -> dict[str, Tensor]:
