@@ -25,24 +25,22 @@ def follow_faces(
     *,
     detect_every: int = 1,
     batch_size: int = 8,
-    max_fill: float = MAX_FILL,
-    tracker: FaceTracker | None = None,
 ) -> Iterator[Followed]:
     """Each frame of one video with its faces, in order.
 
     Faces are detected in every `detect_every`-th frame and in the last; in between they are interpolated. So are faces
-    that detection misses for up to `max_fill` seconds: until it is known, frames are kept in memory, besides the
+    that detection misses for up to MAX_FILL seconds: until it is known, frames are kept in memory, besides the
     `detect_every` * `batch_size` that are detected in together. Larger copies than the finder's first are searched
     where faces were seen in the last second, else in every fifth detection only. The result does not depend on
     `batch_size`.
     """
-    tracker = tracker or FaceTracker()
-    return _without_gaps(_followed(frames, finder, tracker, detect_every, batch_size), max_fill)
+    return _without_gaps(_followed(frames, finder, detect_every, batch_size))
 
 
 def _followed(
-    frames: Iterable[VideoFrame], finder: FaceFinder, tracker: FaceTracker, detect_every: int, batch_size: int
+    frames: Iterable[VideoFrame], finder: FaceFinder, detect_every: int, batch_size: int
 ) -> Iterator[Followed]:
+    tracker = FaceTracker()
     before: Followed | None = None
     quick_ones = _THOROUGH_EVERY
     for chunk, at in _chunks(iter(frames), detect_every, batch_size):
@@ -61,7 +59,7 @@ def _followed(
             before, start = after, i + 1
 
 
-def _without_gaps(followed: Iterator[Followed], max_fill: float) -> Iterator[Followed]:
+def _without_gaps(followed: Iterator[Followed]) -> Iterator[Followed]:
     """Frames are held while a face that was just seen is missing, and it is put into them if it comes back in time."""
     held: deque[Followed] = deque()
     seen: dict[int, tuple[float, TrackedFace]] = {}
@@ -73,7 +71,7 @@ def _without_gaps(followed: Iterator[Followed], max_fill: float) -> Iterator[Fol
                     _fill(held, time, last, frame.time, face)
                 seen[face.id] = frame.time, face
             held.append((frame, faces))
-            seen = {id: (time, face) for id, (time, face) in seen.items() if frame.time - time <= max_fill}
+            seen = {id: (time, face) for id, (time, face) in seen.items() if frame.time - time <= MAX_FILL}
             # All that could still be filled comes after the last sighting of one that is missing.
             missing = [time for time, _ in seen.values() if time < frame.time]
             while held and (not missing or held[0][0].time <= min(missing)):
