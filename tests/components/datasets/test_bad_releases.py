@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.components.datasets import releases
-from tests.components.datasets.releases import text
+from tests.components.datasets import layouts
+from tests.components.datasets.layouts import text
 
 Build = Callable[[Path], None]
 
@@ -56,27 +56,27 @@ AFFECTNET_ROW = "{},0,0,9,9,1;2,{},0,0\n"
 @pytest.mark.parametrize(
     ("build", "file", "row", "said"),
     [
-        (releases.dfew, DFEW_LIST, "../../../etc/passwd,1\n", "leads out of the data root"),
-        (releases.dfew, DFEW_LIST, "/etc/passwd,1\n", "leads out"),
-        (releases.dfew, DFEW_LIST, "12,0\n", "label '0' is not 1 to 7"),
-        (releases.dfew, DFEW_LIST, "12\n", "1 columns, wanted video_name, label"),
-        (releases.dfew, DFEW_LIST, '"12,4\n', "cannot be read from here on"),
-        (releases.ferv39k, FERV_LIST, "..\\..\\Sad\\0010 Sad\n", "leads out"),
-        (releases.ferv39k, FERV_LIST, "Action/Sad/0010 Bored\n", "'Bored' is not one of happy, sad"),
-        (releases.mafw, MAFW_LIST, "../../etc/passwd anger\n", "leads out"),
-        (releases.mafw, MAFW_LIST, "03747.mp4 anger,fear\n", "label 'anger,fear' is not of angry"),
-        (releases.mafw, MAFW_LIST, "03747.mp4\n", "label '' is not of angry"),
-        (releases.rafdb, RAFDB_LIST, "train_../../../etc/passwd 5\n", "leads out"),
-        (releases.rafdb, RAFDB_LIST, "train_00001.jpg 8\n", "a label from 1 to 7"),
-        (releases.affectnet, AFFECTNET_LIST, AFFECTNET_ROW.format("../../etc/passwd", 1), "leads out"),
-        (releases.affectnet, AFFECTNET_LIST, AFFECTNET_ROW.format("459/a.jpg", 11), "expression '11' is not 0 to 10"),
-        (releases.fer2013, "fer2013.csv", "0,1 2 3,Training\n", "pixels are not 2304 numbers from 0 to 255"),
-        (releases.fer2013, "fer2013.csv", f"0,{'300 ' * 2304},Training\n", "pixels are not 2304 numbers"),
-        (releases.fer2013, "fer2013.csv", f"0,{'1 ' * 2300}x 1 1 1,Training\n", "pixels are not 2304 numbers"),
-        (releases.fer2013, "fer2013.csv", f"0,{'1 ' * 2304},Testing\n", "Usage 'Testing' is not one of Training"),
-        (releases.fer2013, "fer2013.csv", f"7,{'1 ' * 2304},Training\n", "emotion '7' is not 0 to 6"),
-        (releases.ferplus, "fer2013new.csv", "Training,a.png,1,x,0,0,0,0,0,0,0,0\n", "votes are whole numbers"),
-        (releases.ckplus, "Emotion/S005/001/S005_001_00000011_emotion.txt", "9", "emotion '3.0000000e+00\\n9'"),
+        (layouts.dfew, DFEW_LIST, "../../../etc/passwd,1\n", "leads out of the data root"),
+        (layouts.dfew, DFEW_LIST, "/etc/passwd,1\n", "leads out"),
+        (layouts.dfew, DFEW_LIST, "12,0\n", "label '0' is not 1 to 7"),
+        (layouts.dfew, DFEW_LIST, "12\n", "1 columns, wanted video_name, label"),
+        (layouts.dfew, DFEW_LIST, '"12,4\n', "cannot be read from here on"),
+        (layouts.ferv39k, FERV_LIST, "..\\..\\Sad\\0010 Sad\n", "leads out"),
+        (layouts.ferv39k, FERV_LIST, "Action/Sad/0010 Bored\n", "'Bored' is not one of happy, sad"),
+        (layouts.mafw, MAFW_LIST, "../../etc/passwd anger\n", "leads out"),
+        (layouts.mafw, MAFW_LIST, "03747.mp4 anger,fear\n", "label 'anger,fear' is not of angry"),
+        (layouts.mafw, MAFW_LIST, "03747.mp4\n", "label '' is not of angry"),
+        (layouts.rafdb, RAFDB_LIST, "train_../../../etc/passwd 5\n", "leads out"),
+        (layouts.rafdb, RAFDB_LIST, "train_00001.jpg 8\n", "a label from 1 to 7"),
+        (layouts.affectnet, AFFECTNET_LIST, AFFECTNET_ROW.format("../../etc/passwd", 1), "leads out"),
+        (layouts.affectnet, AFFECTNET_LIST, AFFECTNET_ROW.format("459/a.jpg", 11), "expression '11' is not 0 to 10"),
+        (layouts.fer2013, "fer2013.csv", "0,1 2 3,Training\n", "pixels are not 2304 numbers from 0 to 255"),
+        (layouts.fer2013, "fer2013.csv", f"0,{'300 ' * 2304},Training\n", "pixels are not 2304 numbers"),
+        (layouts.fer2013, "fer2013.csv", f"0,{'1 ' * 2300}x 1 1 1,Training\n", "pixels are not 2304 numbers"),
+        (layouts.fer2013, "fer2013.csv", f"0,{'1 ' * 2304},Testing\n", "Usage 'Testing' is not one of Training"),
+        (layouts.fer2013, "fer2013.csv", f"7,{'1 ' * 2304},Training\n", "emotion '7' is not 0 to 6"),
+        (layouts.ferplus, "fer2013new.csv", "Training,a.png,1,x,0,0,0,0,0,0,0,0\n", "votes are whole numbers"),
+        (layouts.ckplus, "Emotion/S005/001/S005_001_00000011_emotion.txt", "9", "emotion '3.0000000e+00\\n9'"),
     ],
 )
 def test_a_wrong_row_is_named_with_its_file_and_nothing_is_written(
@@ -102,7 +102,7 @@ def test_a_wrong_row_is_named_with_its_file_and_nothing_is_written(
     ],
 )
 def test_a_list_that_is_none_says_so(prepared, tmp_path: Path, content: bytes, said: str) -> None:
-    releases.dfew(tmp_path / "data")
+    layouts.dfew(tmp_path / "data")
     text(tmp_path / "data" / DFEW_LIST, content)
     result = prepared()
     assert result.exit_code == 1
@@ -111,12 +111,12 @@ def test_a_list_that_is_none_says_so(prepared, tmp_path: Path, content: bytes, s
 
 
 @pytest.mark.parametrize(
-    ("build", "file"), [(releases.dfew, DFEW_LIST), (releases.mafw, MAFW_LIST), (releases.ferv39k, FERV_LIST)]
+    ("build", "file"), [(layouts.dfew, DFEW_LIST), (layouts.mafw, MAFW_LIST), (layouts.ferv39k, FERV_LIST)]
 )
 def test_a_list_that_is_not_there_is_named(prepared, tmp_path: Path, build: Build, file: str) -> None:
     build(tmp_path / "data")
     (tmp_path / "data" / file).unlink()
-    name = "ferv39k" if build is releases.ferv39k else build.__name__
+    name = "ferv39k" if build is layouts.ferv39k else build.__name__
     result = prepared("--dataset", name)
     assert result.exit_code == 1
     assert Path(file).stem in result.stderr
@@ -125,9 +125,9 @@ def test_a_list_that_is_not_there_is_named(prepared, tmp_path: Path, build: Buil
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb18030"])
 def test_lists_of_other_encodings_and_separators_are_read(prepared, tmp_path: Path, encoding: str) -> None:
-    releases.ferv39k(tmp_path / "data")
+    layouts.ferv39k(tmp_path / "data")
     for clip in ("Action/Sad/他笑了 1", "Action/Sad/0010"):
-        releases.frames(tmp_path / "data/2_ClipsforFaceCrop" / clip)
+        layouts.frames(tmp_path / "data/2_ClipsforFaceCrop" / clip)
     lines = "path,label\r\n2Action\\Sad\\他笑了 1,Sad\r\n\r\nAction\\\\Sad\\\\0010\tSadness\r\n".replace("2A", "A")
     text(tmp_path / "data" / FERV_LIST, lines.encode(encoding))
     result = prepared()
@@ -144,7 +144,7 @@ def test_lists_of_other_encodings_and_separators_are_read(prepared, tmp_path: Pa
 def test_votes_that_cannot_be_read_are_an_error_that_says_how_to_go_on(prepared, tmp_path: Path, damage: str) -> None:
     import openpyxl
 
-    releases.dfew(tmp_path / "data")
+    layouts.dfew(tmp_path / "data")
     path = tmp_path / "data/EmoLabel_DataSplit/annotation.xlsx"
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-100])
@@ -166,7 +166,7 @@ def test_votes_that_cannot_be_read_are_an_error_that_says_how_to_go_on(prepared,
 
 
 def test_labels_that_contradict_the_votes_are_a_warning(prepared, tmp_path: Path) -> None:
-    releases.dfew(tmp_path / "data")
+    layouts.dfew(tmp_path / "data")
     text(tmp_path / "data" / DFEW_LIST, "video_name,label\n1,2\n12,4\n")
     result = prepared()
     assert result.exit_code == 0
@@ -187,7 +187,7 @@ def test_labels_that_contradict_the_votes_are_a_warning(prepared, tmp_path: Path
     ],
 )
 def test_an_annotation_that_is_no_label_is_named(prepared, tmp_path: Path, damage: str, said: str) -> None:
-    releases.affectnet_npy(tmp_path / "data")
+    layouts.affectnet_npy(tmp_path / "data")
     path = tmp_path / "data/train_set/annotations/10_exp.npy"
     if damage == "pickled":
         np.save(path, np.array({"harm": "done"}, dtype=object), allow_pickle=True)
@@ -207,8 +207,8 @@ def test_an_annotation_that_is_no_label_is_named(prepared, tmp_path: Path, damag
 
 
 def test_clips_that_are_missing_or_empty_are_reported_and_can_be_left_out(prepared, tmp_path: Path) -> None:
-    releases.dfew_older(tmp_path / "data")
-    releases.sheet(tmp_path / "data/label/annotation.xlsx")
+    layouts.dfew_older(tmp_path / "data")
+    layouts.sheet(tmp_path / "data/label/annotation.xlsx")
     for frame in (tmp_path / "data/data/00012").iterdir():
         frame.unlink()
     result = prepared()
@@ -220,7 +220,7 @@ def test_clips_that_are_missing_or_empty_are_reported_and_can_be_left_out(prepar
 
 
 def test_links_that_lead_round_in_circles_are_passed_over(prepared, tmp_path: Path) -> None:
-    releases.class_folders(tmp_path / "data")
+    layouts.class_folders(tmp_path / "data")
     (tmp_path / "data/Training/sad/loop").symlink_to(tmp_path / "data/Training/sad/loop")
     (tmp_path / "data/Training/sad/up").symlink_to(tmp_path / "data", target_is_directory=True)
     (tmp_path / "data/Training/sad/gone.png").symlink_to("nowhere.png")
@@ -230,7 +230,7 @@ def test_links_that_lead_round_in_circles_are_passed_over(prepared, tmp_path: Pa
 
 
 def test_a_clip_that_is_a_circular_link_is_reported(prepared, tmp_path: Path) -> None:
-    releases.dfew_older(tmp_path / "data")
+    layouts.dfew_older(tmp_path / "data")
     releases_clip = tmp_path / "data/data/00345"
     for frame in releases_clip.iterdir():
         frame.unlink()
@@ -242,8 +242,8 @@ def test_a_clip_that_is_a_circular_link_is_reported(prepared, tmp_path: Path) ->
 
 
 def test_class_folders_with_stills_and_videos_ask_which(prepared, tmp_path: Path) -> None:
-    releases.class_folders(tmp_path / "data")
-    releases.video(tmp_path / "data/Test/sad/a.mp4")
+    layouts.class_folders(tmp_path / "data")
+    layouts.video(tmp_path / "data/Test/sad/a.mp4")
     result = prepared()
     assert result.exit_code == 1
     assert "hold images and videos" in result.stderr
@@ -253,7 +253,7 @@ def test_class_folders_with_stills_and_videos_ask_which(prepared, tmp_path: Path
 
 def test_class_folders_of_other_names_are_only_taken_when_asked_for(prepared, tmp_path: Path) -> None:
     for name in ("smile", "frown"):
-        releases.image(tmp_path / "data" / name / "1.jpg")
+        layouts.image(tmp_path / "data" / name / "1.jpg")
     assert "no data set is recognised" in prepared().stderr
     result = prepared("--dataset", "class_folders")
     assert result.exit_code == 0, result.stderr
@@ -262,7 +262,7 @@ def test_class_folders_of_other_names_are_only_taken_when_asked_for(prepared, tm
 
 
 def test_a_release_one_folder_further_down_is_pointed_at(cli, tmp_path: Path) -> None:
-    releases.rafdb(tmp_path / "downloads" / "RAF")
+    layouts.rafdb(tmp_path / "downloads" / "RAF")
     result = cli("prepare", "--data-root", tmp_path / "downloads", cwd=tmp_path)
     assert result.exit_code == 1
     assert f"{tmp_path}/downloads/RAF is recognised as rafdb" in result.stderr
@@ -277,7 +277,7 @@ def test_an_archive_is_to_be_unpacked(cli, tmp_path: Path) -> None:
 
 
 def test_votes_without_their_images_say_what_is_missing(prepared, tmp_path: Path) -> None:
-    releases.ferplus(tmp_path / "data")
+    layouts.ferplus(tmp_path / "data")
     (tmp_path / "data/fer2013.csv").unlink()
     result = prepared()
     assert result.exit_code == 1
@@ -285,7 +285,7 @@ def test_votes_without_their_images_say_what_is_missing(prepared, tmp_path: Path
 
 
 def test_votes_for_other_rows_are_refused(prepared, tmp_path: Path) -> None:
-    releases.ferplus(tmp_path / "data")
+    layouts.ferplus(tmp_path / "data")
     path = tmp_path / "data/fer2013new.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
     result = prepared()
@@ -294,7 +294,7 @@ def test_votes_for_other_rows_are_refused(prepared, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_list_and_the_next_run_goes_on(prepared, tmp_path: Path) -> None:
-    releases.fer2013(tmp_path / "data")
+    layouts.fer2013(tmp_path / "data")
     with disk_that_takes(40):
         result = prepared()
     assert result.exit_code == 1
@@ -313,7 +313,7 @@ def test_a_full_disk_leaves_no_list_and_the_next_run_goes_on(prepared, tmp_path:
 
 
 def test_images_that_are_there_are_kept_and_those_of_others_are_not_overwritten(prepared, tmp_path: Path) -> None:
-    releases.ferplus(tmp_path / "data")
+    layouts.ferplus(tmp_path / "data")
     assert prepared().exit_code == 0
     image = tmp_path / "annotation/fer2013_images/fer0000003.png"
     before = image.stat().st_mtime_ns
@@ -329,7 +329,7 @@ def test_images_that_are_there_are_kept_and_those_of_others_are_not_overwritten(
 
 @pytest.mark.parametrize("first", [True, False])
 def test_lists_and_manifest_appear_together_or_not_at_all(prepared, tmp_path: Path, first: bool) -> None:
-    releases.dfew(tmp_path / "data")
+    layouts.dfew(tmp_path / "data")
     if not first:
         assert prepared().exit_code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "annotation").rglob("*")}
@@ -354,14 +354,14 @@ def test_lists_and_manifest_appear_together_or_not_at_all(prepared, tmp_path: Pa
     ],
 )
 def test_an_option_that_does_not_exist_lists_those_that_do(prepared, tmp_path: Path, option: str, said: str) -> None:
-    releases.dfew(tmp_path / "data")
+    layouts.dfew(tmp_path / "data")
     result = prepared("--option", option)
     assert result.exit_code == 1
     assert said in " ".join(result.stderr.split())
 
 
 def test_more_folds_than_subjects_are_refused(prepared, tmp_path: Path) -> None:
-    releases.cremad(tmp_path / "data")
+    layouts.cremad(tmp_path / "data")
     for folds in (1, 6):
         result = prepared("--option", f"folds={folds}")
         assert result.exit_code == 1
@@ -372,7 +372,7 @@ def test_more_folds_than_subjects_are_refused(prepared, tmp_path: Path) -> None:
 
 
 def test_subjects_and_votes_move_with_a_list_that_is_re_rooted(cli, prepared, tmp_path: Path) -> None:
-    releases.dfew(tmp_path / "data")
+    layouts.dfew(tmp_path / "data")
     assert prepared().exit_code == 0
     (tmp_path / "data").rename(tmp_path / "moved")
     listed = tmp_path / "annotation/dfew_fold1_train.txt"
@@ -385,7 +385,7 @@ def test_subjects_and_votes_move_with_a_list_that_is_re_rooted(cli, prepared, tm
 
 
 def test_a_sidecar_of_an_older_list_does_not_stay_beside_a_new_one(prepared, tmp_path: Path) -> None:
-    releases.dfew(tmp_path / "data")
+    layouts.dfew(tmp_path / "data")
     assert prepared().exit_code == 0
     assert (tmp_path / "annotation/dfew_fold1_train.extra.csv").exists()
     (tmp_path / "data/EmoLabel_DataSplit/annotation.xlsx").unlink()

@@ -17,8 +17,9 @@ from ecstfl_cli.engine.extra_columns import read_extra_columns
 from ecstfl_cli.engine.plugin_choice import FALLBACKS, options_of
 from ecstfl_cli.labels import LabelMap, label_map_from
 from ecstfl_cli.media.frames import frame_names
-from tests.components.datasets.releases import FER2013, RELEASES, Release, dfew, fer_image, ferplus
-from tests.components.datasets.releases import fer2013 as build_fer2013
+from tests.components.datasets.layouts import FER2013, dfew, ferplus
+from tests.components.datasets.layouts import fer2013 as build_fer2013
+from tests.components.datasets.releases import RELEASES, Release, fer_image
 
 EVERY = pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.id)
 
