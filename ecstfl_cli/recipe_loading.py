@@ -164,12 +164,6 @@ def is_whole(path: Path) -> bool:
     return text.endswith("\n") and isinstance(values, dict) and set(Recipe.model_fields) <= set(values)
 
 
-def check_components(recipe: Recipe, draft: RecipeDraft | None = None) -> list[str]:
-    """Component names of a recipe that cannot be resolved, with suggestions; with its draft also file and line."""
-    place = draft or RecipeDraft({}, recipe.name)
-    return [place.located(path, what) for path, what in component_problems(recipe.model_dump())]
-
-
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a recipe, for editors."""
     schema = Recipe.model_json_schema()

@@ -11,7 +11,6 @@ import yaml
 from ecstfl_cli.errors import RecipeError
 from ecstfl_cli.recipe_loading import (
     RecipeDraft,
-    check_components,
     dump,
     find_recipe,
     load_recipe,
@@ -341,8 +340,9 @@ def test_unknown_components_are_reported_with_lines_beside_other_errors(write: C
 
 
 def test_label_maps_that_cannot_be_joined_are_shown_side_by_side() -> None:
-    recipe = recipe_from_mapping({"name": "x", "data": {"label_map": "affectnet8"}})
-    (problem,) = check_components(recipe)
+    (problem,) = RecipeDraft({"name": "x", "label_map": "dfew", "data": {"label_map": "affectnet8"}}, "x").problems(
+        components=True
+    )
     assert problem.startswith("x: data.label_map: label map 'affectnet8' has classes that 'dfew' lacks: contempt")
     assert "0 neutral" in problem
 

@@ -12,7 +12,6 @@ import yaml
 from ecstfl_cli.recipe import Recipe
 from ecstfl_cli.recipe_loading import (
     SCHEMA_FILE,
-    check_components,
     dump,
     json_schema,
     load_recipe,
@@ -31,7 +30,6 @@ def test_the_promised_recipes_ship() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_recipe_is_complete(path: Path) -> None:
     recipe = load_recipe(path, components=True)
-    assert check_components(recipe) == []
     assert recipe.name == path.stem
     assert recipe.description
     assert recipe.data.train

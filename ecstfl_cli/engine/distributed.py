@@ -104,11 +104,6 @@ class Processes:
         return value
 
 
-def launched_processes() -> int:
-    """How many processes a launcher such as torchrun says that it has started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def share_sizes(total: int, count: int) -> list[int]:
     """Rows of a batch of `total` in each of `count` processes; they differ by one at most."""
     return [total // count + (rank < total % count) for rank in range(count)]

@@ -58,11 +58,6 @@ class ImageState(NamedTuple):
     digest: bytes = b""
 
 
-def image_problem(path: str | Path) -> str:
-    """What is wrong with an image file, or an empty string; see `image_state`."""
-    return image_state(path).problem
-
-
 def image_state(path: str | Path) -> ImageState:
     """What is wrong with an image file: missing, empty, unreadable or truncated; and a digest of its ends and size.
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.decode import read_image
-from ecstfl_cli.media.frames import VIDEO_SUFFIXES, frame_names
+from ecstfl_cli.media.frames import frame_names
 from ecstfl_cli.media.video import VideoFrame, read_video
 
 ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng"})
@@ -23,14 +23,6 @@ _ANIMATION_SECONDS = 0.1
 def is_stream(source: str | Path) -> bool:
     """Whether a source is an address (`rtsp://…`, `http://…`) and not a path."""
     return isinstance(source, str) and "://" in source
-
-
-def is_moving(source: str | Path) -> bool:
-    """Whether a source has frames: a stream, a folder, a video by its ending, or an image with more than one frame."""
-    if is_stream(source):
-        return True
-    path = Path(source)
-    return path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES or is_animated(path)
 
 
 def is_animated(path: Path) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ecstfl_cli.media.frames import image_problem, list_frames, natural_key
+from ecstfl_cli.media.frames import image_state, list_frames, natural_key
 
 
 def encoded(format: str, size: int = 48) -> bytes:
@@ -36,9 +36,9 @@ def test_natural_order_compares_each_number_in_a_name() -> None:
 def test_a_sound_image_has_no_problem_whatever_its_name_says(tmp_path: Path, format: str) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(encoded(format))
-    assert image_problem(path) == ""
+    assert image_state(path).problem == ""
     path.write_bytes(encoded(format, size=300))
-    assert image_problem(path) == "", "larger than what is read of the header"
+    assert image_state(path).problem == "", "larger than what is read of the header"
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM"])
@@ -47,24 +47,24 @@ def test_a_truncated_image_is_found(tmp_path: Path, format: str, size: int) -> N
     path = tmp_path / "image.jpg"
     content = encoded(format, size)
     path.write_bytes(content[: len(content) * 2 // 3])
-    assert "cannot be decoded" in image_problem(path)
+    assert "cannot be decoded" in image_state(path).problem
 
 
 def test_padding_after_the_end_is_no_problem(tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(encoded("JPEG") + b"\0" * 16)
-    assert image_problem(path) == ""
+    assert image_state(path).problem == ""
     path.write_bytes(encoded("JPEG") + b"camera notes" * 20)
-    assert image_problem(path) == ""
+    assert image_state(path).problem == ""
 
 
 def test_what_is_no_image_at_all_is_named(tmp_path: Path) -> None:
-    assert image_problem(tmp_path / "gone.jpg") == "no such file"
-    assert image_problem(tmp_path) == "is a folder, not an image"
+    assert image_state(tmp_path / "gone.jpg").problem == "no such file"
+    assert image_state(tmp_path).problem == "is a folder, not an image"
     (tmp_path / "empty.jpg").write_bytes(b"")
-    assert image_problem(tmp_path / "empty.jpg") == "is empty (0 bytes)"
+    assert image_state(tmp_path / "empty.jpg").problem == "is empty (0 bytes)"
     (tmp_path / "text.jpg").write_text("<html>404</html>")
-    assert image_problem(tmp_path / "text.jpg") == "is not an image"
+    assert image_state(tmp_path / "text.jpg").problem == "is not an image"
 
 
 def test_a_png_that_is_damaged_in_the_middle_is_found(tmp_path: Path) -> None:
@@ -73,4 +73,4 @@ def test_a_png_that_is_damaged_in_the_middle_is_found(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
     path.write_bytes(content)
-    assert "cannot be decoded" in image_problem(path)
+    assert "cannot be decoded" in image_state(path).problem

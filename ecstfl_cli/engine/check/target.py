@@ -73,10 +73,6 @@ class CheckTarget:
     def report(self) -> Path:
         return self.folder / f"{self.name}_check.json"
 
-    def splits_of(self, sample: int) -> list[str]:
-        """Names of the splits that list a sample."""
-        return [split.name for split in self.splits if np.any(split.samples == sample)]
-
 
 @dataclass(frozen=True)
 class _Listed:

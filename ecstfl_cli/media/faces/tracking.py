@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,21 +175,12 @@ def _between(a: TrackedFace, b: TrackedFace, share: float) -> TrackedFace:
     return TrackedFace(a.id, (left, top, right, bottom), min(a.score, b.score), landmarks, interpolated=True)
 
 
-def main_track(frames: Iterable[Sequence[TrackedFace]], width: int, height: int) -> int | None:
-    """The id of the main face of a video of `width` x `height` pixels, given the faces of its frames; None without any.
-
-    It is the face that is there the longest, largest and most central: the sum over frames of the box's longer side
-    times a weight that falls from 1 in the middle of the picture to a half in its corners. Of equal ones the first.
-    """
-    sums: dict[int, float] = defaultdict(float)
-    for faces in frames:
-        for face in faces:
-            sums[face.id] += prominence(face.box, width, height)
-    return max(sums, key=lambda id: (sums[id], -id)) if sums else None
-
-
 def prominence(box: tuple[float, float, float, float], width: int, height: int) -> float:
-    """How much a face takes the eye in one frame, in pixels; `main_track` has the definition."""
+    """How much a face takes the eye in a picture of `width` x `height` pixels.
+
+    It is the longer side of the box times a weight that falls from 1 in the middle of the picture to a half in its
+    corners. The main face of a video has the largest sum over its frames: there for long, large and central.
+    """
     left, top, right, bottom = box
     off_x, off_y = (left + right) / width - 1, (top + bottom) / height - 1
     distance = min(1.0, float(np.hypot(off_x, off_y) / np.sqrt(2)))

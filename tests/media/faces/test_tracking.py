@@ -1,10 +1,10 @@
-"""Tracks: ids hold through motion and gaps, boxes are steadied, the main face is chosen as documented."""
+"""Tracks: ids hold through motion and gaps, boxes are steadied, large and central faces count for more."""
 
 import numpy as np
 import pytest
 
 from ecstfl_cli.api import Face
-from ecstfl_cli.media.faces.tracking import FaceTracker, TrackedFace, interpolate, main_track
+from ecstfl_cli.media.faces.tracking import FaceTracker, TrackedFace, interpolate, prominence
 
 
 def face(x: float, y: float = 50, side: float = 40, score: float = 0.9) -> Face:
@@ -82,14 +82,10 @@ def test_interpolated_faces_lie_between_those_that_both_frames_have() -> None:
     assert interpolate(before, after, 0.25) == [TrackedFace(0, (2, 1, 12, 11), 0.7, None, interpolated=True)]
 
 
-def test_the_main_face_is_long_large_and_central() -> None:
-    def shown(id: int, x: float, side: float) -> TrackedFace:
-        return TrackedFace(id, face(x, 100, side).box, 0.9)
+def test_a_face_is_prominent_by_its_size_and_by_half_as_much_in_a_corner() -> None:
+    def shown(x: float, y: float, side: float) -> float:
+        return prominence(face(x, y, side).box, 200, 200)
 
-    longer = [[shown(0, 100, 40)], [shown(0, 100, 40), shown(1, 100, 50)], [shown(0, 100, 40)]]
-    larger = [[shown(0, 60, 40), shown(1, 140, 50)]]
-    central = [[shown(0, 10, 40), shown(1, 100, 40)]]
-    assert main_track(longer, 200, 200) == 0
-    assert main_track(larger, 200, 200) == 1
-    assert main_track(central, 200, 200) == 1
-    assert main_track([[], []], 200, 200) is None
+    assert shown(100, 100, 40) == 40
+    assert shown(60, 100, 40) == shown(140, 100, 40) < shown(60, 100, 50)
+    assert shown(0, 0, 40) == pytest.approx(20)
