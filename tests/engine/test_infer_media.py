@@ -1,17 +1,14 @@
-"""`infer` on pictures and videos: rows, problems, going on, parts, and what must never be half-written."""
+"""`infer` on pictures and videos: rows, problems, live sources, and what must never be half-written."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import re
 import resource
-import shutil
 import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,74 +18,17 @@ import pytest
 from PIL import Image
 
 from ecstfl_cli.engine.checkpoint import load_native, save_checkpoint
-from ecstfl_cli.engine.infer_media import (
-    Compute,
-    MediaResult,
-    MediaSettings,
-    ends_on_interrupt,
-    infer_media,
-    merge,
-    parse_shard,
-)
-from ecstfl_cli.engine.media_job import Job, Shard
-from ecstfl_cli.engine.media_worker import Worker
+from ecstfl_cli.engine.infer_media import ends_on_interrupt
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.media.row_tables import OutputError
 from ecstfl_cli.media.video import read_video
 from tests.drawn_faces import drawn_scene, write_frames
+from tests.looking import Look, picture, small_batch, table, video
 from tests.small_model import save_small_model
 
 NAMES = label_map_from("dfew").names
-Look = Callable[..., MediaResult]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_small_model(tmp_path_factory.mktemp("model") / "stills.safetensors", "img")
-
-
-@pytest.fixture
-def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> Look:
-    """`look(*inputs, out=…, …)` looks in `tmp_path`, at pictures that are faces, in this process."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*inputs: str, workers: int = 0, **options: Any) -> MediaResult:
-        keys = ("out", "resume", "shard", "stdin", "null", "on_live", "modality", "reporter")
-        how = {key: options.pop(key) for key in keys if key in options}
-        settings = MediaSettings(**{"inputs": inputs, "model": str(model), "faces": False, **options})
-        compute = Compute(device="cpu", workers=workers)
-        return infer_media(settings, compute=compute, **{"reporter": Reporter(), "out": Path("o"), **how})
-
-    return run
-
-
-def picture(path: str, seed: int = 0) -> str:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
-    return path
-
-
-def video(path: str, frames: int = 10, seed: int = 0) -> str:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    images = np.random.default_rng(seed).integers(0, 256, (frames, 48, 48, 3), dtype=np.uint8)
-    write_frames(Path(path), list(images))
-    return path
-
-
-def small_batch() -> str:
-    """A directory of three pictures and three videos, one of which is no video."""
-    for n in range(3):
-        picture(f"d/{n}.png", n)
-    video("d/b.mp4", seed=7)
-    video("d/c.mp4", 6, seed=8)
-    Path("d/bad.mp4").write_text("no video")
-    return "d"
-
-
-def table(out: str = "o") -> pd.DataFrame:
-    return pd.read_csv(Path(out) / "predictions.csv")
 
 
 # --- what is written -------------------------------------------------------------------------------------------------
@@ -318,148 +258,6 @@ def test_what_has_to_be_above_zero_is_checked_before_anything_is_read(look: Look
     with pytest.raises(EcstflError, match=f"{name.replace('_', '-')} is -1.0"):
         look(video("talk.mp4", 2), **{name: -1.0})
     assert not Path("o").exists()
-
-
-# --- going on --------------------------------------------------------------------------------------------------------
-
-
-def interrupted(look: Look, after: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
-    """Look at the small batch, and press Ctrl-C when `after` units are done."""
-    look_at = Worker.look_at
-    done = []
-
-    def counted(self: Worker, unit: Any) -> Any:
-        if len(done) == after:
-            raise KeyboardInterrupt
-        done.append(unit)
-        return look_at(self, unit)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Worker, "look_at", counted)
-        with pytest.raises(KeyboardInterrupt):
-            look("d", **options)
-
-
-def test_the_same_command_goes_on_where_it_was_interrupted(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_batch()
-    look("d", out=Path("whole"))
-    interrupted(look, 2, monkeypatch)
-    assert not Path("o/predictions.csv").exists()
-    looked: list[str] = []
-    monkeypatch.setattr(Worker, "look_at", _noting(looked))
-    reporter = Reporter()
-    look("d", reporter=reporter)
-    assert looked == ["000002", "000003"]
-    assert "going on in o: 4 of 6 sources are done" in reporter.notes
-    assert Path("o/predictions.csv").read_bytes() == Path("whole/predictions.csv").read_bytes()
-    assert pd.read_csv("o/problems.csv")["source"].tolist() == ["d/bad.mp4"]
-
-
-def _noting(looked: list[str]) -> Callable:
-    look_at = Worker.look_at
-
-    def noting(self: Worker, unit: Any) -> Any:
-        looked.append(unit.name)
-        return look_at(self, unit)
-
-    return noting
-
-
-def test_resume_needs_the_folder_only(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_batch()
-    interrupted(look, 1, monkeypatch, every=2, detect_every=5)
-    with pytest.raises(EcstflError, match=r"(?s)other settings:\n  every: 2 there, 3 now\n  detect every: 5 there, 4 "):
-        look(resume=Path("o"), out=None, faces="auto", model="", every=3, detect_every=4)
-    look(resume=Path("o"), out=None, faces="auto", model="")
-    assert table().query("source == 'd/b.mp4'")["frame"].tolist() == [0, 2, 4, 6, 8]
-    with pytest.raises(EcstflError, match="o holds no unfinished result: it is finished"):
-        look(resume=Path("o"))
-
-
-def test_other_settings_are_refused_with_what_differs(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_batch()
-    interrupted(look, 1, monkeypatch)
-    with pytest.raises(EcstflError) as caught:
-        look("d", "d/0.png", smoothing=0.0, annotate=True)
-    assert [line.strip() for line in caught.value.message.splitlines()[1:]] == [
-        "inputs: d there, d d/0.png now", "smoothing: 0.3 there, 0.0 now", "annotate: False there, True now",
-    ]  # fmt: skip
-
-
-def test_a_journal_that_was_cut_off_loses_its_last_unit_only(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_batch()
-    interrupted(look, 3, monkeypatch)
-    (journal,) = Path("o/unfinished").glob("journal-*")
-    journal.write_bytes(journal.read_bytes()[:-30])
-    assert len(Job.resume(Path("o"), Shard()).left()) == 2
-    look("d")
-    assert table()["source"].nunique() == 5
-
-
-def test_files_that_came_since_are_not_looked_at(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_batch()
-    interrupted(look, 1, monkeypatch)
-    picture("d/new.png")
-    assert "d/new.png" not in [source.name for source in look("d").sources]
-
-
-# --- parts -----------------------------------------------------------------------------------------------------------
-
-
-def test_shards_together_give_what_one_process_gives(look: Look) -> None:
-    small_batch()
-    look("d", out=Path("one"), formats=("csv", "parquet"))
-    options = {"formats": ("csv", "parquet")}
-    second = look("d", shard=Shard(1, 3), **options)
-    assert not second.finished
-    assert second.missing == 5
-    with pytest.raises(EcstflError, match="5 of 6 sources are not done"):
-        merge(Path("o"))
-    assert not look("d", shard=Shard(0, 3), **options).finished
-    assert look("d", shard=Shard(2, 3), **options).finished
-    for name in ("predictions.csv", "predictions.parquet", "problems.csv"):
-        assert Path("o", name).read_bytes() == Path("one", name).read_bytes(), name
-
-
-def test_folders_that_were_copied_together_merge(look: Look) -> None:
-    small_batch()
-    look("d", out=Path("one"))
-    look("d", out=Path("a"), shard=Shard(0, 2))
-    look("d", out=Path("b"), shard=Shard(1, 2))
-    shutil.copytree("b", "a", dirs_exist_ok=True)
-    assert merge(Path("a")).finished
-    assert Path("a/predictions.csv").read_bytes() == Path("one/predictions.csv").read_bytes()
-
-
-def test_the_environment_of_torchrun_is_a_shard(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_batch()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank in ("1", "0"):
-        monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("LOCAL_RANK", rank)
-        result = look("d")
-    assert result.finished
-    with pytest.raises(EcstflError, match="one folder"):
-        look("d", out=None)
-
-
-def test_shards_are_counted_from_one() -> None:
-    assert parse_shard("2/4") == Shard(1, 4)
-    for wrong in ("0/4", "5/4", "2", "a/b", "1/-1", ""):
-        with pytest.raises(EcstflError, match="I/N"):
-            parse_shard(wrong)
-
-
-def test_files_in_several_processes_give_the_same_rows(look: Look) -> None:
-    small_batch()
-    look("d", out=Path("one"))
-    result = look("d", workers=2)
-    assert [name for name, _ in result.problems] == ["d/bad.mp4"]
-    one, two = table("one"), table()
-    numbers = [name for name in one if one[name].dtype == float]
-    np.testing.assert_allclose(one[numbers], two[numbers], atol=1e-4)
-    pd.testing.assert_frame_equal(one.drop(columns=numbers), two.drop(columns=numbers))
-    assert not multiprocessing.active_children()
 
 
 # --- live ------------------------------------------------------------------------------------------------------------
