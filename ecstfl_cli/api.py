@@ -306,6 +306,9 @@ class Exporter(Protocol):
 
     `graph` maps uint8 frames, (B, T, H, W, 3) or (B, H, W, 3), to (logits, probs): preprocessing is inside.
     `example` is such a batch. `metadata` are strings to store with the model. `suffix` is the file's ending.
+
+    One that has to see real samples, to choose numbers by, says so by `needs_samples = True`: `example` are then up to
+    128 of those that the user names, and the comparison is made on others, by their most probable class.
     """
 
     suffix: str

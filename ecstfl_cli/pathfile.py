@@ -120,18 +120,27 @@ def scan(path: str | Path, *, root: Path | None, label_map: LabelMap | None, req
     table = read_table(path, label_map, require_labels)
     label_of = _label_reader(label_map, require_labels)
     problems = list(table.problems)
-    base = _base([field.path for field in table.fields], _bases(table.path, root))
+    locate = _locator(table, root)
     rows: list[Row] = []
     for line, written, n_frames, label, _ in table.fields:
         index, wrong, hint = label_of(label)
         if wrong:
             problems.append(Problem(table.path, line, written, wrong, hint))
             continue
-        local = portable(written)
-        location = local if _ABSOLUTE.match(local) else f"{base}/{local}"
-        rows.append(Row(written, location, index, int(n_frames or 0) or None, line))
+        rows.append(Row(written, locate(written), index, int(n_frames or 0) or None, line))
     problems.sort(key=lambda problem: problem.line)
     return PathFile(table.path, table.modality, rows, problems)
+
+
+def scan_paths(path: str | Path, *, root: Path | None) -> PathFile:
+    """The same without the labels, whosever they are: that of each row is None."""
+    table = read_table(path)
+    locate = _locator(table, root)
+    rows = [
+        Row(field.path, locate(field.path), None, int(field.n_frames or 0) or None, field.line)
+        for field in table.fields
+    ]
+    return PathFile(table.path, table.modality, rows, list(table.problems))
 
 
 def read_table(path: str | Path, label_map: LabelMap | None = None, require_labels: bool = False) -> Table:
@@ -343,6 +352,17 @@ def _label_reader(label_map: LabelMap | None, require_labels: bool) -> Callable[
         return int(text), "", ""
 
     return look_up
+
+
+def _locator(table: Table, root: Path | None) -> Callable[[str], str]:
+    """A function from a path as written to where it lies."""
+    base = _base([field.path for field in table.fields], _bases(table.path, root))
+
+    def locate(written: str) -> str:
+        local = portable(written)
+        return local if _ABSOLUTE.match(local) else f"{base}/{local}"
+
+    return locate
 
 
 def _bases(path: Path, root: Path | None) -> list[Path]:

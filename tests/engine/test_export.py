@@ -12,7 +12,7 @@ from ecstfl_cli.api import InputSpec
 from ecstfl_cli.components.exporters.onnx import OnnxExporter
 from ecstfl_cli.components.frame_model import FrameModel, InferenceGraph
 from ecstfl_cli.engine.checkpoint import build_network, load_native
-from ecstfl_cli.engine.export import ExportResult, compare, export
+from ecstfl_cli.engine.export import ExportResult, compare, export, made_trials
 from ecstfl_cli.engine.export_metadata import read_export_metadata
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import CheckpointError, ExportError, RegistryError
@@ -120,12 +120,12 @@ def test_the_comparison_sees_other_weights_and_not_a_number(exported, tmp_path):
     labels = label_map_from("ferplus")
     other = original(save_small_model(tmp_path / "other.safetensors", "img", labels=labels, seed=1))
     spec = load_native(tmp_path / "other.safetensors").input
-    found = compare(other, OnnxExporter(), exported.path, spec)
+    found = compare(other, OnnxExporter(), exported.path, made_trials(spec))
     assert found.difference > 1e-2
     assert found.samples == 8
     with torch.no_grad():
         other.model.network.head.bias[0] = float("nan")
-    assert compare(other, OnnxExporter(), exported.path, spec).difference == float("inf")
+    assert compare(other, OnnxExporter(), exported.path, made_trials(spec)).difference == float("inf")
 
 
 def test_a_missing_package_is_named_with_the_way_to_install_it(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ class OnnxExporter:
         require_packages()
         import onnx
 
-        with _quietly():
+        with quietly():
             try:
                 program = torch.onnx.export(
                     graph.eval(),
@@ -55,7 +55,7 @@ class OnnxExporter:
                 ) from error
         assert program is not None
         model = program.model_proto
-        _strip_trace(model)
+        strip_trace(model)
         onnx.helper.set_model_props(model, dict(metadata))
         onnx.save(model, str(path))
 
@@ -98,7 +98,7 @@ def require_packages(*packages: str) -> None:
         )
 
 
-def _strip_trace(model: Any) -> None:
+def strip_trace(model: Any) -> None:
     """Leave out where each node comes from in the source: file paths of the machine that exported it."""
     graphs = [model.graph, *model.functions]
     for holder in graphs:
@@ -110,7 +110,7 @@ def _strip_trace(model: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """The exporter's warnings are about its own insides; what it prints goes to stderr, stdout is for results."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,0 +1,103 @@
+"""Exporting to ONNX with convolutions in 8-bit integers, for CPUs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ecstfl_cli.components.exporters.onnx import INPUT, OnnxExporter, quietly, require_packages, strip_trace
+from ecstfl_cli.errors import ExportError
+
+# Samples in which the ranges of values are looked for at a time.
+_BATCH = 16
+
+
+class OnnxInt8Exporter(OnnxExporter):
+    """An `.onnx` file of the same inputs and outputs, its convolutions in int8 (Jacob et al., CVPR 2018).
+
+    Weights have a scale for each output channel; activations one for each tensor, from the least and the greatest value
+    that the samples give it. The convolutions on the pixels stay in fp32, where a network has hardly any arithmetic and
+    loses most, and so do those on a single position (squeeze-and-excitation), where it has next to none.
+    """
+
+    suffix = ".int8.onnx"
+    needs_samples = True
+
+    def export(self, graph: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write `graph` to `path`; `example` are the samples that the ranges of activations come from.
+
+        Raises ExportError where the network cannot be exported or has no convolution to quantise.
+        """
+        require_packages()
+        import onnx
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        with tempfile.TemporaryDirectory() as scratch:
+            plain, folded, quantised = (Path(scratch, f"{name}.onnx") for name in ("plain", "folded", "quantised"))
+            super().export(graph, example[:2], plain, {})
+            with quietly():
+                quant_pre_process(plain, folded, skip_symbolic_shape=True)
+                quantize_static(
+                    folded,
+                    quantised,
+                    _reader(example.numpy()),
+                    quant_format=QuantFormat.QDQ,
+                    # A ReLU is a matter of the range that its convolution is quantised to, and costs nothing then.
+                    op_types_to_quantize=["Conv", "Relu", "Clip"],
+                    nodes_to_exclude=_in_fp32(onnx.load(folded)),
+                    activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    per_channel=True,
+                    # Weights of 7 bits: sums of two products fit into 16, so that CPUs without VNNI compute the same.
+                    reduce_range=True,
+                )
+            model = onnx.load(quantised)
+        if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+            raise ExportError(
+                "this network has no convolutions that int8 makes faster",
+                "Use --format onnx, which is for any network.",
+            )
+        strip_trace(model)
+        onnx.helper.set_model_props(model, dict(metadata))
+        onnx.save(model, str(path))
+
+
+def _reader(samples: np.ndarray) -> Any:
+    """What ONNX Runtime asks for inputs, batch by batch, until it is given None."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = ({INPUT: samples[i : i + _BATCH]} for i in range(0, len(samples), _BATCH))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.batches, None)
+
+    return Reader()
+
+
+def _in_fp32(model: Any) -> list[str]:
+    """Names of the convolutions that stay as they are: with no other one before them, or of a single position."""
+    from onnx.shape_inference import infer_shapes
+
+    shapes = {
+        value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in infer_shapes(model, data_prop=True).graph.value_info
+    }
+    kept: list[str] = []
+    after: set[str] = set()
+    for node in model.graph.node:
+        convolved = any(name in after for name in node.input)
+        if node.op_type == "Conv":
+            positions = shapes.get(node.output[0], [])[2:]
+            if not convolved or (positions and set(positions) == {1}):
+                kept.append(node.name)
+        if convolved or node.op_type == "Conv":
+            after.update(node.output)
+    return kept
