@@ -1,7 +1,9 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.small_model import save_small_model
 
@@ -39,3 +41,18 @@ def test_an_unknown_format_suggests_the_right_one(cli, model):
     result = cli("export", model, "--format", "onx")
     assert result.exit_code == 1
     assert "Did you mean 'onnx'?" in result.stderr
+
+
+def test_an_int8_model_takes_samples_and_says_what_it_was_compared_on(cli, tmp_path):
+    for i in range(70):
+        Image.new("RGB", (32, 32), (3 * i, 255 - 3 * i, 7 * i % 256)).save(tmp_path / f"{i}.png")
+    (tmp_path / "faces.csv").write_text("filePath\n" + "".join(f"{i}.png\n" for i in range(70)))
+    model = save_small_model(tmp_path / "m.safetensors", "img", backbone="grid_cnn")
+    options = ("--format", "onnx_int8", "--tolerance", "0.3")
+    result = cli("export", model, *options, "--samples", "faces.csv", cwd=tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert "m.int8.onnx" in result.stdout
+    assert re.search(r"same class for \d+ of 35 samples of faces.csv, at most 30.0% may have another", result.stdout)
+    refused = cli("export", model, *options, cwd=tmp_path)
+    assert refused.exit_code == 1
+    assert "Name a path file with --samples" in refused.stderr
