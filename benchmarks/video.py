@@ -3,6 +3,7 @@
     python benchmarks/video.py VIDEO                                       ecstfl alone
     python benchmarks/video.py VIDEO --fer-python FERVENV/bin/python       and fer, in its own Python, on the same file
     python benchmarks/video.py VIDEO --faces val.csv --label-map fer2013   crops and accuracy on a path file of faces
+    python benchmarks/video.py VIDEO --only crops --calibrate train.csv    crops with the model in int8, too
     python benchmarks/video.py VIDEO --minutes 60                          memory over an hour, made by repeating VIDEO
 
 `--only memory` (or `video`, `crops`) leaves the rest out.
@@ -65,13 +66,14 @@ def ours_on_crops(model: str | None, crops: Path) -> Running:
         yield timed(run)
 
 
-def exported(model: str | None, folder: Path) -> str:
-    """The model as ONNX."""
+def exported(model: str | None, folder: Path, samples: Path | None = None) -> str:
+    """The model as ONNX, in int8 where a path file of samples is given."""
     from ecstfl_cli.engine.export import export
     from ecstfl_cli.engine.reporter import Reporter
 
     source = Recogniser(model).model.source
-    return str(export(source, out=folder / "model.onnx", reporter=Reporter()).path)
+    how: dict[str, Any] = {"format": "onnx_int8", "samples": [samples]} if samples else {}
+    return str(export(source, out=folder, reporter=Reporter(), **how).path)
 
 
 # --- fer -------------------------------------------------------------------------------------------------------------
@@ -238,6 +240,8 @@ def compare_crops(args: argparse.Namespace, scratch: Path) -> None:
         "ecstfl": partial(ours_on_crops, args.model, file),
         "ecstfl, ONNX": partial(ours_on_crops, exported(args.model, scratch), file),
     }
+    if args.calibrate:
+        variants["ecstfl, int8"] = partial(ours_on_crops, exported(args.model, scratch, args.calibrate), file)
     if args.fer_python:
         variants["fer"] = partial(fer, args.fer_python, "crops", str(file))
     turns = take_turns(variants, args.rounds)
@@ -274,6 +278,7 @@ def main() -> None:
     parser.add_argument("--fer-python", help="the Python of an environment with the package fer")
     parser.add_argument("--faces", type=Path, help="a .csv path file of faces with labels")
     parser.add_argument("--label-map", default="dfew", help="that of its labels")
+    parser.add_argument("--calibrate", type=Path, help="a path file of the training list: int8 is measured, too")
     parser.add_argument("--minutes", type=float, help="show memory over so many minutes of video")
     parser.add_argument("--only", choices=("video", "crops", "memory"), help="one of the tables")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each that count")
