@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 from types import ModuleType
@@ -29,11 +30,11 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory, script: ModuleType) -> tuple[Path, dict[str, np.ndarray]]:
-    """A package laid out as the published one: one file of 32-bit numbers, scales of 1x1 convolutions in their filters."""
+    """A package laid out as the published one: 32-bit numbers, scales of 1x1 convolutions in their filters."""
     folder = tmp_path_factory.mktemp("models")
     rng = np.random.default_rng(0)
     shapes = {"conv1/convolution/merged_input": (3, 3, 3, 32), "conv1_bn/batchnorm_1/sub": (32,)}
-    for number, (before, width) in enumerate(zip(WIDTHS[:-1], WIDTHS[1:], strict=True), 1):
+    for number, (before, width) in enumerate(itertools.pairwise(WIDTHS), 1):
         shapes[f"conv_dw_{number}/depthwise_kernel"] = (3, 3, before, 1)
         shapes[f"conv_dw_{number}_bn/batchnorm_1/mul"] = (before,)
         shapes[f"conv_dw_{number}_bn/batchnorm_1/sub"] = (before,)
