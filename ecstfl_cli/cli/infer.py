@@ -71,7 +71,7 @@ def infer(
         None,
         "--faces/--no-faces",
         rich_help_panel=LOOKING,
-        help="Find faces, or take each picture for one. If not given, square pictures of up to 128 pixels are faces.",
+        help="Find faces, or take each picture for one. If not given, square pictures of 16 to 128 pixels are faces.",
     ),
     every: int = typer.Option(1, "--every", rich_help_panel=LOOKING, min=1, help="Look at every Nth frame of videos."),
     fps: float = typer.Option(

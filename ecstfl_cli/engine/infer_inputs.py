@@ -306,6 +306,6 @@ def _nothing_to_do(modality: Modality, manifest: dict[str, Any] | None) -> DataE
         message += f"; what `prepare` wrote last, {manifest['name']}, {other}"
     return DataError(
         message,
-        "Name what to look at, e.g. `ecstfl infer FOLDER`, or make path files: ecstfl prepare --data-root DIR.\n"
-        f"The model takes {_TAKES[modality]}.",
+        "Name what to look at, e.g. `ecstfl infer talk.mp4` or `ecstfl infer FOLDER`, or make path files: "
+        "ecstfl prepare --data-root DIR.",
     )

@@ -6,6 +6,7 @@ import csv
 import functools
 import hashlib
 import json
+import math
 import os
 import signal
 import threading
@@ -111,8 +112,8 @@ def infer_media(
     could be read, or nothing can be written.
     """
     for name in ("fps", "frame_rate", "max_seconds"):
-        if (value := getattr(settings, name)) is not None and value <= 0:
-            raise EcstflError(f"--{name.replace('_', '-')} is {value}", "It must be above 0.")
+        if (value := getattr(settings, name)) is not None and not 0 < value < math.inf:
+            raise EcstflError(f"--{name.replace('_', '-')} is {value}", "It must be a number above 0.")
     shard = shard or launched_shard()
     job = Job.resume(resume, shard) if resume else None
     if job:

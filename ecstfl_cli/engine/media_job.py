@@ -18,13 +18,12 @@ from typing import Any
 
 from ecstfl_cli.engine.results import columns
 from ecstfl_cli.engine.source_summary import SourceSummary
-from ecstfl_cli.engine.sources import Found, MediaSource
+from ecstfl_cli.engine.sources import UNFINISHED, Found, MediaSource
 from ecstfl_cli.errors import EcstflError, listing
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.atomic import complete_file
 from ecstfl_cli.media.row_tables import OutputError
 
-UNFINISHED = "unfinished"
 VERSION = 1
 # Images that are looked at, and lost when a process ends, together.
 IMAGES = 128

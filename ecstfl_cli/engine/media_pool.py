@@ -49,7 +49,7 @@ def look_at_units(
     A process that dies takes one source with it at most: that is said in its summary. Raises OutputError.
     """
     if len(units) == 1 and units[0].sources[0].kind != "image":
-        with _seconds_of(units[0].sources[0], reporter) as here.on_time:
+        with _seconds_of(units[0].sources[0], job.settings.max_seconds, reporter) as here.on_time:
             job.record(units[0], here.look_at(units[0]))
         return
     total = sum(len(unit.sources) for unit in units)
@@ -61,7 +61,7 @@ def look_at_units(
 
 
 @contextmanager
-def _seconds_of(source: MediaSource, reporter: Reporter) -> Iterator[Callable[[float], None]]:
+def _seconds_of(source: MediaSource, at_most: float | None, reporter: Reporter) -> Iterator[Callable[[float], None]]:
     """Progress through a single video, in seconds of it, where its length is known; a function that takes the time."""
     try:
         seconds = probe(source.name).seconds if source.kind == "video" else None
@@ -70,7 +70,7 @@ def _seconds_of(source: MediaSource, reporter: Reporter) -> Iterator[Callable[[f
     if seconds is None:
         yield lambda _: None
         return
-    with reporter.progress("looking", round(seconds), "s") as advance:
+    with reporter.progress("looking", round(seconds if at_most is None else min(seconds, at_most)), "s") as advance:
         reached = 0
 
         def at(time: float) -> None:

@@ -21,7 +21,7 @@ from ecstfl_cli.engine.media_job import Job, Unit, normal_path
 from ecstfl_cli.engine.recogniser import AHEAD, Recogniser
 from ecstfl_cli.engine.results import FaceResult, to_row
 from ecstfl_cli.engine.source_summary import SourceSummary, Tally
-from ecstfl_cli.engine.sources import MediaSource
+from ecstfl_cli.engine.sources import ANNOTATED, MediaSource
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.annotate import annotate_image
@@ -208,7 +208,7 @@ class Worker:
 
     def _copy(self, source: MediaSource) -> Path:
         """Where a source's annotated copy goes: in OUT/annotated as it lies below the folder that all sources share."""
-        folder = self.job.out / "annotated"
+        folder = self.job.out / ANNOTATED
         if source.live:
             return folder / re.sub(r"[^\w.-]+", "_", source.name).strip("_")
         return folder / normal_path(source.name).relative_to(self.job.common_folder)

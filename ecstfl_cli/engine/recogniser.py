@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice, starmap
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,8 +33,9 @@ from ecstfl_cli.media.prefetch import prefetched
 from ecstfl_cli.media.video import VideoFrame
 
 Pixels = NDArray[np.uint8]
-# Square pictures up to this side are taken for faces that somebody cut out: FER2013's have 48 pixels, DFEW's 224.
-TINY = 128
+# Square pictures of such sides are taken for faces that somebody cut out: FER2013's have 48 pixels, DFEW's 224. Of
+# fewer pixels they are icons, or spacers of web pages.
+TINY = range(16, 129)
 # Frames that are decoded, searched and recognised at a time; a few megabytes each, so that memory stays flat.
 AHEAD = 16
 # Seconds between frames that faces are detected in, at most: a track that nothing is seen of for one second is lost.
@@ -64,7 +66,7 @@ class Recogniser:
 
     `model` is a checkpoint, a run folder, an `.onnx` file or a name of the catalogue; without one the model that ships
     with ecstfl. `faces`: True finds faces, False takes each picture for a face, `auto` does so with square pictures of
-    up to 128 pixels. `every` and `fps` thin the frames of videos; in between `detect_every`-th ones, or more of them
+    16 to 128 pixels. `every` and `fps` thin the frames of videos; in between `detect_every`-th ones, or more of them
     where they lie more than half a second apart, faces are interpolated. `smoothing` is the time constant, in seconds,
     of the exponential mean over a face's probabilities in a video: 0 leaves them as they are. A model for clips sees a
     window of `window` seconds of each face, every `stride` seconds. `threads` are those of face detection. Raises
@@ -94,9 +96,13 @@ class Recogniser:
         for name, value in (("every", every), ("detect_every", detect_every), ("batch_size", batch_size)):
             if value < 1:
                 raise EcstflError(f"{name} is {value}", "It must be 1 or more.")
-        for name, seconds in (("smoothing", smoothing), ("window", window), ("stride", stride)):
-            if seconds < 0 or (name != "smoothing" and seconds == 0):
-                raise EcstflError(f"{name} is {seconds} seconds", "It must not be negative; window and stride above 0.")
+        if not 0 <= smoothing < inf:
+            raise EcstflError(f"smoothing is {smoothing} seconds", "It is a number of seconds, or 0.")
+        for name, number in (("window", window), ("stride", stride), ("fps", 1.0 if fps is None else fps)):
+            if not 0 < number < inf:
+                raise EcstflError(f"{name} is {number}", "It must be a number above 0.")
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise EcstflError(f"min_score is {min_score}", "It is from 0 to 1.")
         self.model: InferenceModel = open_model(
             model or shipped_model(),
             device=device,
@@ -278,7 +284,7 @@ class Recogniser:
     def _is_face(self, pixels: Pixels) -> bool:
         if self.faces == "auto":
             height, width = pixels.shape[:2]
-            return height == width <= TINY
+            return height == width and height in TINY
         return not self.faces
 
     def _finder(self, sizes: Sequence[int]) -> FaceFinder:

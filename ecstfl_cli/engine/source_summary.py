@@ -12,6 +12,8 @@ from ecstfl_cli.engine.results import FaceResult
 FACES = 20
 # Seconds: where a face's next row is further away, the face was gone in between.
 GONE = 1.0
+# Seconds that a frame lasts which is the only one.
+ONE_FRAME = 0.04
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Tally:
 
     def finish(self, problem: str = "") -> SourceSummary:
         """The summary of a video or stream; each face's last row counts for as long as a frame lasts."""
-        step = (self.last - (self.first or 0.0)) / (self.frames - 1) if self.frames > 1 else 0.0
+        step = (self.last - (self.first or 0.0)) / (self.frames - 1) if self.frames > 1 else ONE_FRAME
         for face in self._faces.values():
             face.seconds[face.expression] += (
                 min((face.last - face.first) / (face.rows - 1), GONE) if face.rows > 1 else step

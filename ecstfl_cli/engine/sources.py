@@ -21,6 +21,8 @@ Kind = Literal["image", "video", "frames", "stream", "camera"]
 LIVE: frozenset[Kind] = frozenset({"stream", "camera"})
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _WILDCARDS = re.compile(r"[*?[]")
+# What a result keeps its annotated copies in, and its parts while it is not finished.
+ANNOTATED, UNFINISHED = "annotated", "unfinished"
 # Endings shown of files that were passed over.
 _ENDINGS = 5
 
@@ -73,10 +75,11 @@ def find_sources(
 ) -> Found:
     """The sources that inputs stand for, in their order; `listed` are paths of a list, which hold no wildcards.
 
-    A directory is searched with all below it in natural order, hidden files and folders left out; links are followed,
-    but no folder comes twice. Its images are stills, or where `folders_are_videos` each folder that holds images is one
-    video. A pattern that the shell has left alone is expanded; `**` stands for any depth. Raises DataError with all
-    inputs that do not exist or are neither picture nor video. What a list names wrongly becomes a source all the same,
+    A directory is searched with all below it in natural order, without hidden files and folders and the annotated
+    copies that `infer` wrote; links are followed, but no folder comes twice. Its images are stills, or where
+    `folders_are_videos` each folder that holds images is one video. A pattern that the shell has left alone is
+    expanded; `**` stands for any depth. Raises DataError with all inputs that do not exist or are neither picture nor
+    video. What a list names wrongly becomes a source all the same,
     so that it is reported with the others that cannot be read.
     """
     found = Found()
@@ -115,6 +118,8 @@ def _add(name: str, found: Found, folders_are_videos: bool, *, patterns: bool = 
     if is_address(name):
         found.add(name, "stream")
         return ""
+    if not name.strip():
+        return "an empty name"
     path = Path(name)
     try:
         mode = path.stat().st_mode
@@ -206,7 +211,7 @@ def _search(folder: Path, found: Found, folders_are_videos: bool) -> str:
 
 
 def _walk(folder: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, list[str]]]:
-    """(folder, its files) of a folder and those below it, in natural order, without what is hidden.
+    """(folder, its files) of a folder and those below it, in natural order, without what is hidden or was annotated.
 
     Links are followed, but no folder comes twice.
     """
@@ -215,8 +220,17 @@ def _walk(folder: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, list[
         new = []
         for name in sorted(folders, key=natural_key):
             identity = os.path.realpath(os.path.join(place, name))  # noqa: PTH118 (a Path each is slow)
-            if not name.startswith(".") and identity not in seen:
+            if not name.startswith(".") and identity not in seen and not _is_annotated(Path(place, name)):
                 seen.add(identity)
                 new.append(name)
         folders[:] = new
         yield Path(place), sorted((name for name in files if not name.startswith(".")), key=natural_key)
+
+
+def _is_annotated(folder: Path) -> bool:
+    """Whether a folder holds the annotated copies of a result, finished or not."""
+    result = folder.parent
+    return folder.name == ANNOTATED and (
+        ((result / "predictions.csv").is_file() and (result / "summary.json").is_file())
+        or (result / UNFINISHED).is_dir()
+    )

@@ -125,11 +125,32 @@ def _opened(source: str | Path, format: str | None = None, options: dict[str, st
     try:
         container = av.open(str(source), format=format, options=options or {})
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"cannot open video {source}: {_reason(error)}", "Check that it plays elsewhere.") from error
+        why = "it was cut off before its index (moov)" if _lacks_index(Path(source)) else _reason(error)
+        raise DataError(f"cannot open video {source}: {why}", "Check that it plays elsewhere.") from error
     if not container.streams.video:
         container.close()
         raise DataError(f"{source} holds no video", "It may be a sound file.")
     return container
+
+
+def _lacks_index(path: Path) -> bool:
+    """Whether a file is an MP4 or MOV without the box that says where its frames are, which most writers put last."""
+    try:
+        with path.open("rb") as file:
+            end = path.stat().st_size
+            while (at := file.tell()) < end:
+                head = file.read(8)
+                size, kind = int.from_bytes(head[:4], "big"), head[4:]
+                if kind == b"moov" or (at == 0 and kind != b"ftyp"):
+                    return False
+                if size == 1:  # The size follows in 64 bits.
+                    size = int.from_bytes(file.read(8), "big")
+                if size < 8:
+                    return size == 0  # It reaches to the end of the file.
+                file.seek(at + size)
+            return end > 0
+    except OSError:
+        return False
 
 
 def _decoded(container: InputContainer, stream: VideoStream, source: str | Path) -> Iterator[AVFrame]:

@@ -71,6 +71,34 @@ def test_thinning_and_the_first_seconds(look: Look) -> None:
     assert table("c")["frame"].tolist() == list(range(5))
 
 
+@pytest.mark.parametrize(("name", "value"), [("fps", 0.0), ("fps", np.nan), ("max_seconds", np.inf)])
+def test_numbers_that_are_none_are_said_before_anything_is_written(look: Look, name: str, value: float) -> None:
+    with pytest.raises(EcstflError, match=f"--{name.replace('_', '-')} is {value}"):
+        look(picture("a.png"), **{name: value})
+    assert not Path("o").exists()
+
+
+def test_progress_through_a_video_ends_where_looking_does(look: Look) -> None:
+    class Totals(Reporter):
+        @contextlib.contextmanager
+        def progress(self, description: str, total: int, unit: str = "clips") -> Any:
+            totals.append((description, total, unit))
+            with super().progress(description, total, unit) as advance:
+                yield advance
+
+    totals: list[tuple[str, int, str]] = []
+    video("talk.mp4", 60)
+    look("talk.mp4", max_seconds=1.0, reporter=Totals())
+    assert totals == [("looking", 1, "s")]
+
+
+def test_a_single_frame_of_a_video_has_its_expression_in_the_summary(look: Look) -> None:
+    (source,) = look(video("talk.mp4", 10), every=20).sources
+    assert source.frames == 1
+    assert sum(source.shown[0].seconds) > 0
+    assert source.shown[0].seconds[NAMES.index(table()["expression"][0])] == sum(source.seconds)
+
+
 def test_a_folder_of_images_is_stills_or_with_a_frame_rate_a_video(look: Look) -> None:
     for n in range(1, 12):
         picture(f"clip/{n}.png", n)

@@ -63,6 +63,7 @@ def test_batches_do_not_change_the_result(recogniser: Callable) -> None:
 def test_tiny_squares_are_faces_already_and_other_pictures_are_searched(recogniser: Callable) -> None:
     automatic = recogniser(faces="auto")
     assert [row.box for row in automatic.images([noise(48, 48)])] == [(0, 0, 48, 48)]
+    assert not automatic.images([noise(1, 1)]), "nor is a spacer of a web page a face"
     searched = automatic.images([np.zeros((240, 320, 3), np.uint8)])
     assert not searched
     assert searched.problems == [("image 0", "no face was found")]
@@ -194,7 +195,19 @@ def test_results_are_a_table(recogniser: Callable) -> None:
     assert list(recogniser().images([]).to_dataframe().columns) == columns(results.labels)
 
 
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"smoothing": -1}, {"window": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"every": 0},
+        {"smoothing": -1},
+        {"window": 0},
+        {"batch_size": 0},
+        {"fps": 0},
+        {"smoothing": float("nan")},
+        {"stride": float("inf")},
+        {"min_score": float("nan")},
+    ],
+)
 def test_wrong_settings_are_said(recogniser: Callable, wrong: dict) -> None:
     with pytest.raises(EcstflError, match=next(iter(wrong))):
         recogniser(**wrong)

@@ -44,6 +44,13 @@ def test_links_that_lead_round_in_circles_and_double_names_give_a_file_once() ->
     assert found("d", "d/a.jpg", "./d/sub/../a.jpg") == [("d/a.jpg", "image"), ("d/sub/b.jpg", "image")]
 
 
+@pytest.mark.parametrize("kept", [["predictions.csv", "summary.json"], ["unfinished/job.json"]])
+def test_annotated_copies_of_a_result_are_looked_at_only_where_they_are_named(kept: list[str]) -> None:
+    touch("d/a.jpg", "d/out/annotated/a.jpg", *(f"d/out/{name}" for name in kept), "d/annotated/mine.jpg")
+    assert found("d") == [("d/a.jpg", "image"), ("d/annotated/mine.jpg", "image")]
+    assert found("d/out/annotated") == [("d/out/annotated/a.jpg", "image")]
+
+
 def test_folders_of_images_are_videos_where_that_is_asked_for() -> None:
     touch("d/clip2/1.jpg", "d/clip2/2.jpg", "d/clip10/1.jpg", "d/clip10/deep/1.jpg", "d/talk.mp4", "d/clip2/x.mp4")
     names = [("d/talk.mp4", "video"), ("d/clip2", "frames"), ("d/clip2/x.mp4", "video"), ("d/clip10", "frames")]
@@ -86,12 +93,13 @@ def test_a_file_whose_ending_tells_nothing_is_looked_into_where_it_was_named() -
 def test_all_inputs_that_cannot_be_used_are_named_at_once() -> None:
     touch("talk.mp4", "empty/notes.md")
     with pytest.raises(DataError) as caught:
-        find_sources(["tlak.mp4", "empty", "*.avi", "talk.mp4"])
+        find_sources(["tlak.mp4", "empty", "*.avi", "talk.mp4", ""])
     lines = caught.value.message.splitlines()[1:]
     assert [line.strip() for line in lines] == [
         "tlak.mp4: no such file or folder. Did you mean 'talk.mp4'?",
         "empty: holds neither pictures nor videos (other files: 1)",
         "*.avi: no file or folder matches",
+        ": an empty name",
     ]
 
 

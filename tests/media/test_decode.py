@@ -156,5 +156,5 @@ def test_more_pixels_than_pillow_allows_are_refused(tmp_path: Path, monkeypatch:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent\.jpg.*No such file"):
+    with pytest.raises(DataError, match=r"absent\.jpg: No such file or directory\n"):
         read_image(tmp_path / "absent.jpg")

@@ -70,6 +70,16 @@ def test_a_truncated_file_gives_what_can_be_read_or_one_clear_error(tmp_path: Pa
             next(iter(read_video(tmp_path / name)))
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_a_file_that_was_cut_off_before_its_index_is_said_to_be(tmp_path: Path, suffix: str) -> None:
+    path = write_video(tmp_path / f"a{suffix}", [k / 30 for k in range(25)], size=(320, 240))
+    cut = tmp_path / f"cut{suffix}"
+    for end in (path.stat().st_size // 2, 24):
+        cut.write_bytes(path.read_bytes()[:end])
+        with pytest.raises(DataError, match=rf"cut\{suffix}: it was cut off before its index"):
+            next(iter(read_video(cut)))
+
+
 def read_with_error(path: Path) -> tuple[int, str]:
     """How many frames come, and what is said after them."""
     indices: list[int] = []
