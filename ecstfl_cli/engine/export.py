@@ -19,6 +19,7 @@ from ecstfl_cli.engine.export_metadata import export_metadata
 from ecstfl_cli.engine.export_samples import read_samples
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import resolve_device
+from ecstfl_cli.engine.samples import KIND
 from ecstfl_cli.errors import ExportError
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.atomic import complete_file
@@ -102,10 +103,10 @@ def export(
     spec = checkpoint.input
     if needs_samples:
         real = read_samples(samples, spec, root=data_root, reporter=reporter)
-        shown, trials = real.shown, list(_batches(real.held_out))
+        shown, trials = real.shown, _batches(real.held_out, KIND[spec.modality], reporter)
         tolerance = CLASS_TOLERANCE if tolerance is None else tolerance
     else:
-        shown, trials = _noise(spec, 2, np.random.default_rng(0)), list(made_trials(spec))
+        shown, trials = _noise(spec, 2, np.random.default_rng(0)), made_trials(spec)
         tolerance = TOLERANCE if tolerance is None else tolerance
     graph = InferenceGraph(FrameModel(build_network(checkpoint), spec)).eval()
     reporter.note(f"exporting {checkpoint.source} ({checkpoint.model.backbone})")
@@ -185,9 +186,12 @@ def _structured(spec: InputSpec, batch_size: int) -> np.ndarray:
     return np.stack([ramp, np.zeros_like(ramp), np.full_like(ramp, 255)][:batch_size])
 
 
-def _batches(frames: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(frames), _BATCH):
-        yield frames[start : start + _BATCH]
+def _batches(frames: np.ndarray, unit: str, reporter: Reporter) -> Iterator[np.ndarray]:
+    with reporter.progress("comparing", len(frames), unit) as advance:
+        for start in range(0, len(frames), _BATCH):
+            batch = frames[start : start + _BATCH]
+            yield batch
+            advance(len(batch))
 
 
 def _require_samples(format: str, needed: bool, samples: Sequence[str | Path], data_root: Path | None) -> None:

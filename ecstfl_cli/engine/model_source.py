@@ -48,7 +48,7 @@ class InferenceModel:
 
     def autocast(self) -> AbstractContextManager:
         """The context in which `logits` is called."""
-        if self.precision == "fp32":
+        if self.precision not in _AUTOCAST:
             return nullcontext()
         return torch.autocast(self.device.type, _AUTOCAST[self.precision])
 
@@ -104,15 +104,15 @@ def open_model(
 def _open_onnx(path: Path, device: str, precision: str) -> InferenceModel:
     from ecstfl_cli.components.exporters.onnx import OnnxModel
 
-    if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
-        raise DeviceError(
-            f"{path} runs in ONNX Runtime, on the CPU and in fp32",
-            "Use --device cpu --precision fp32, or the checkpoint that it was exported from.",
-        )
     if not path.is_file():
         near = suggest(path.name, [p.name for p in path.parent.glob("*.onnx")])
         raise CheckpointError(f"there is no file {path}", f"{near}Write one: ecstfl export CHECKPOINT --out {path}")
     session = OnnxModel(path)
+    if device not in ("auto", "cpu") or precision not in ("auto", session.precision):
+        raise DeviceError(
+            f"{path} runs in ONNX Runtime, on the CPU and in {session.precision}",
+            "Use --device cpu --precision auto, or the checkpoint that it was exported from.",
+        )
     exported = read_export_metadata(session.metadata, str(path))
     return InferenceModel(
         source=str(path),
@@ -121,7 +121,7 @@ def _open_onnx(path: Path, device: str, precision: str) -> InferenceModel:
         labels=exported.labels,
         runtime="ONNX Runtime",
         device=torch.device("cpu"),
-        precision="fp32",
+        precision=session.precision,
         logits=lambda frames: torch.from_numpy(session.logits(frames.numpy())),
     )
 

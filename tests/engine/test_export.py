@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ecstfl_cli.api import InputSpec
-from ecstfl_cli.components.exporters.onnx import OnnxExporter
+from ecstfl_cli.components.exporters.onnx import OnnxExporter, OnnxModel
 from ecstfl_cli.components.frame_model import FrameModel, InferenceGraph
 from ecstfl_cli.engine.checkpoint import build_network, load_native
 from ecstfl_cli.engine.export import ExportResult, compare, export, made_trials
@@ -96,6 +96,16 @@ def test_normalisation_is_inside_the_graph(tmp_path):
         OnnxExporter().export(graph, torch.zeros(2, 32, 32, 3, dtype=torch.uint8), path, {})
         logits.append(OnnxExporter().run(path, frames))
     assert np.abs(logits[0] - logits[1]).max() > 1e-2
+
+
+def test_it_computes_in_as_many_threads_as_pytorch(exported):
+    """Several processes that share a machine tell PyTorch how many each may take."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert OnnxModel(exported.path).session.get_session_options().intra_op_num_threads == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_exporting_prints_nothing_and_warns_of_nothing(tmp_path, capfd):

@@ -20,7 +20,7 @@ from ecstfl_cli.engine.export_metadata import export_metadata
 from ecstfl_cli.engine.model_source import shipped_model
 from ecstfl_cli.engine.recogniser import Recogniser
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.errors import ExportError
+from ecstfl_cli.errors import DeviceError, ExportError
 from ecstfl_cli.pathfile import read_table
 from tests.small_model import save_small_model
 
@@ -54,7 +54,7 @@ def convolutions(path: Path) -> list[bool]:
 def test_the_file_has_its_own_name_and_says_what_its_checkpoint_says(quantised):
     assert quantised.path.name == "m.int8.onnx"
     checkpoint = load_native(quantised.path.with_name("m.safetensors"))
-    assert OnnxModel(quantised.path).metadata == export_metadata(checkpoint)
+    assert OnnxModel(quantised.path).metadata == {**export_metadata(checkpoint), "precision": "int8"}
     onnx.checker.check_model(onnx.load(quantised.path))
     assert not any(tensor.external_data for tensor in onnx.load(quantised.path).graph.initializer)
 
@@ -70,7 +70,9 @@ def test_it_predicts_as_its_checkpoint_does_whatever_opens_it(quantised):
     frames = pictures(64, seed=1)
     ours = Recogniser(quantised.path.with_name("m.safetensors"), device="cpu").probs(frames)
     int8 = Recogniser(quantised.path)
-    assert int8.model.runtime == "ONNX Runtime"
+    assert int8.model.describe().endswith("ONNX Runtime on cpu, int8")
+    with pytest.raises(DeviceError, match="on the CPU and in int8"):
+        Recogniser(quantised.path, precision="fp32")
     theirs = int8.probs(frames)
     assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() >= 0.9
     difference = np.abs(ours - theirs)

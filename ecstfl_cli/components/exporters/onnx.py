@@ -19,6 +19,8 @@ from ecstfl_cli.errors import ExportError
 
 INPUT = "frames"
 OUTPUTS = ["logits", "probs"]
+# Where a file keeps in what it computes, if that is not fp32.
+PRECISION = "precision"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -48,9 +50,8 @@ class OnnxExporter:
                     external_data=False,
                 )
             except Exception as error:
-                reason = str(error).strip().splitlines()
                 raise ExportError(
-                    f"this network cannot be exported to ONNX: {type(error).__name__}: {reason[0] if reason else ''}",
+                    f"this network cannot be exported to ONNX: {in_a_line(error)}",
                     "Choose another backbone, or use the checkpoint as it is: ecstfl infer --model FILE",
                 ) from error
         assert program is not None
@@ -67,7 +68,8 @@ class OnnxExporter:
 class OnnxModel:
     """An `.onnx` file opened in ONNX Runtime on the CPU; `metadata` are the strings stored with it.
 
-    Raises ExportError where the file cannot be opened.
+    `precision` is fp32 or int8. It computes in as many threads as PyTorch does when it is opened. Raises ExportError
+    where the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,11 +79,15 @@ class OnnxModel:
         options = runtime.SessionOptions()
         # Below errors it reports what its optimiser does, line by line, on stderr.
         options.log_severity_level = 3
+        # Left to itself it takes a thread for each core, in each of several processes, and ties each to its core, where
+        # those of face detection are tied to, too.
+        options.intra_op_num_threads = torch.get_num_threads()
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ExportError(f"{path} cannot be opened in ONNX Runtime: {error}", "Export it again.") from error
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        self.precision = self.metadata.get(PRECISION, "fp32")
 
     def logits(self, frames: np.ndarray) -> np.ndarray:
         """Logits (B, K) of uint8 frames, (B, T, H, W, 3) or (B, H, W, 3)."""
@@ -96,6 +102,12 @@ def require_packages(*packages: str) -> None:
             f"ONNX needs packages that are not installed: {', '.join(missing)}",
             'Install them: pip install "ecstfl[export]"',
         )
+
+
+def in_a_line(error: Exception) -> str:
+    """What went wrong in a library, without the pages that some of them write."""
+    reason = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {reason[0] if reason else ''}"
 
 
 def strip_trace(model: Any) -> None:

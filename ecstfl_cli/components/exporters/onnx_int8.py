@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ecstfl_cli.components.exporters.onnx import INPUT, OnnxExporter, quietly, require_packages, strip_trace
+from ecstfl_cli.components.exporters.onnx import (
+    INPUT,
+    PRECISION,
+    OnnxExporter,
+    in_a_line,
+    quietly,
+    require_packages,
+    strip_trace,
+)
 from ecstfl_cli.errors import ExportError
 
 # Samples in which the ranges of values are looked for at a time.
@@ -35,28 +43,17 @@ class OnnxInt8Exporter(OnnxExporter):
         """
         require_packages()
         import onnx
-        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
 
         with tempfile.TemporaryDirectory() as scratch:
-            plain, folded, quantised = (Path(scratch, f"{name}.onnx") for name in ("plain", "folded", "quantised"))
+            plain, quantised = Path(scratch, "plain.onnx"), Path(scratch, "quantised.onnx")
             super().export(graph, example[:2], plain, {})
-            with quietly():
-                quant_pre_process(plain, folded, skip_symbolic_shape=True)
-                quantize_static(
-                    folded,
-                    quantised,
-                    _reader(example.numpy()),
-                    quant_format=QuantFormat.QDQ,
-                    # A ReLU is a matter of the range that its convolution is quantised to, and costs nothing then.
-                    op_types_to_quantize=["Conv", "Relu", "Clip"],
-                    nodes_to_exclude=_in_fp32(onnx.load(folded)),
-                    activation_type=QuantType.QUInt8,
-                    weight_type=QuantType.QInt8,
-                    per_channel=True,
-                    # Weights of 7 bits: sums of two products fit into 16, so that CPUs without VNNI compute the same.
-                    reduce_range=True,
-                )
+            try:
+                with quietly():
+                    _quantise(plain, quantised, example.numpy())
+            except Exception as error:
+                raise ExportError(
+                    f"this network cannot be quantised: {in_a_line(error)}", "Use --format onnx."
+                ) from error
             model = onnx.load(quantised)
         if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
             raise ExportError(
@@ -64,8 +61,31 @@ class OnnxInt8Exporter(OnnxExporter):
                 "Use --format onnx, which is for any network.",
             )
         strip_trace(model)
-        onnx.helper.set_model_props(model, dict(metadata))
+        onnx.helper.set_model_props(model, {**metadata, PRECISION: "int8"})
         onnx.save(model, str(path))
+
+
+def _quantise(plain: Path, quantised: Path, samples: np.ndarray) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    folded = plain.with_name("folded.onnx")
+    quant_pre_process(plain, folded, skip_symbolic_shape=True)
+    quantize_static(
+        folded,
+        quantised,
+        _reader(samples),
+        quant_format=QuantFormat.QDQ,
+        # A ReLU is a matter of the range that its convolution is quantised to, and costs nothing then.
+        op_types_to_quantize=["Conv", "Relu", "Clip"],
+        nodes_to_exclude=_in_fp32(onnx.load(folded)),
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        # Weights of 7 bits: sums of two products fit into 16, so that CPUs without VNNI compute the same.
+        reduce_range=True,
+    )
 
 
 def _reader(samples: np.ndarray) -> Any:
