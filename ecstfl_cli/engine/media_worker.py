@@ -26,7 +26,7 @@ from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.annotate import annotate_image
 from ecstfl_cli.media.annotated_video import VIDEO_OUTPUTS, AnnotatedVideo
-from ecstfl_cli.media.atomic import complete_file
+from ecstfl_cli.media.atomic import complete_file, remove_partial
 from ecstfl_cli.media.camera import camera_input
 from ecstfl_cli.media.moving import FOLDER_FPS, read_moving
 from ecstfl_cli.media.prefetch import prefetched
@@ -204,6 +204,7 @@ class Worker:
                 return nullcontext()
         else:
             path = path.with_name(f"{path.name}.mp4")
+        remove_partial(path)
         return AnnotatedVideo(path, self.recogniser.labels.names, fps=fps, sound_from=sound)
 
     def _copy(self, source: MediaSource) -> Path:

@@ -95,6 +95,20 @@ def test_a_journal_that_was_cut_off_loses_its_last_unit_only(look: Look, monkeyp
     assert table()["source"].nunique() == 5
 
 
+def test_of_a_copy_that_was_being_written_when_its_process_was_killed_nothing_is_left(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_batch()
+    interrupted(look, 1, monkeypatch, annotate=True)
+    left, other = Path("o/annotated/b.4711.part.mp4"), Path("o/annotated/c.part.mp4")
+    for path in (left, other):
+        path.write_text("half a video")
+    look("d", annotate=True)
+    assert not left.exists()
+    assert other.exists(), "what is called otherwise is of somebody else"
+    assert Path("o/annotated/b.mp4").stat().st_size > 500
+
+
 def test_files_that_came_since_are_not_looked_at(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     small_batch()
     interrupted(look, 1, monkeypatch)
