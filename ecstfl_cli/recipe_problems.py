@@ -72,7 +72,8 @@ def component_problems(values: Mapping[str, Any]) -> list[Problem]:
                 registry.find(group, name)
             except EcstflError as error:
                 problems.append((path, f"{error.message}. {error.hint}"))
-    return problems + _label_map_problems(values.get("label_map"), data if isinstance(data, Mapping) else {})
+    of_model = values.get("label_map", Recipe.model_fields["label_map"].default)
+    return problems + _label_map_problems(of_model, data if isinstance(data, Mapping) else {})
 
 
 def _label_map_problems(of_model: Any, data: Mapping[str, Any]) -> list[Problem]:

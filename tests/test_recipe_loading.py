@@ -339,8 +339,9 @@ def test_unknown_components_are_reported_with_lines_beside_other_errors(write: C
     assert epochs.startswith("recipes/x.yaml:8: train.epochs")
 
 
-def test_label_maps_that_cannot_be_joined_are_shown_side_by_side() -> None:
-    (problem,) = RecipeDraft({"name": "x", "label_map": "dfew", "data": {"label_map": "affectnet8"}}, "x").problems(
+@pytest.mark.parametrize("written", [{"label_map": "dfew"}, {}], ids=["written", "default"])
+def test_label_maps_that_cannot_be_joined_are_shown_side_by_side(written: dict[str, str]) -> None:
+    (problem,) = RecipeDraft({"name": "x", **written, "data": {"label_map": "affectnet8"}}, "x").problems(
         components=True
     )
     assert problem.startswith("x: data.label_map: label map 'affectnet8' has classes that 'dfew' lacks: contempt")
