@@ -34,11 +34,10 @@ class ExportSamples:
 
     shown: Frames
     held_out: Frames
-    files: list[str]
 
 
 def read_samples(
-    files: Sequence[str | Path], spec: InputSpec, *, root: Path | None, reporter: Reporter, seed: int = 0
+    files: Sequence[str | Path], spec: InputSpec, *, root: Path | None, reporter: Reporter
 ) -> ExportSamples:
     """Samples of path files at random, as the model takes them; nobody asks for their labels.
 
@@ -46,7 +45,7 @@ def read_samples(
     of what the model takes.
     """
     listed, problems = _listed(files, spec, root)
-    order = np.random.default_rng(seed).permutation(len(listed))
+    order = np.random.default_rng(0).permutation(len(listed))
     samples = [listed[i] for i in order]
     frames, unreadable = _read(samples, spec, reporter)
     problems += unreadable
@@ -63,7 +62,7 @@ def read_samples(
         listed_problems = listing([str(problem) for problem in problems])
         reporter.warn(f"{len(problems)} {kind} cannot be read and are left out:\n{listed_problems}")
     shown = min(FOR_EXPORTER, len(frames) // 2)
-    return ExportSamples(np.stack(frames[:shown]), np.stack(frames[shown:]), [str(file) for file in files])
+    return ExportSamples(np.stack(frames[:shown]), np.stack(frames[shown:]))
 
 
 def _listed(
