@@ -90,7 +90,7 @@ def infer(
         "--smoothing",
         rich_help_panel=LOOKING,
         min=0.0,
-        help="Seconds over which a face's probabilities are averaged.",
+        help="Seconds over which a face's probabilities are averaged; 0 leaves them as they are.",
     ),
     window: float = typer.Option(1.0, "--window", rich_help_panel=LOOKING, help="Seconds that a model for clips sees."),
     stride: float = typer.Option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
@@ -13,14 +13,20 @@ from numpy.typing import NDArray
 
 from ecstfl_cli.api import InputSpec
 from ecstfl_cli.components.sampling import evaluation_indices
+from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.faces.tracking import TrackedFace
 from ecstfl_cli.media.video import VideoFrame
+
+Pixels = NDArray[np.uint8]
+Probs = NDArray[np.float32]
+# A frame, a face in it, its probs (K,), and how many frames they are of.
+FaceProbs = tuple[VideoFrame, TrackedFace, Probs, int]
 
 
 class Window(NamedTuple):
     """A clip (T, H, W, 3) of one face, its middle frame, the face there, and how many frames it spans."""
 
-    clip: NDArray[np.uint8]
+    clip: Pixels
     frame: VideoFrame
     face: TrackedFace
     frames: int
@@ -28,7 +34,7 @@ class Window(NamedTuple):
 
 @dataclass
 class _Face:
-    frames: deque[tuple[VideoFrame, TrackedFace, NDArray[np.uint8]]] = field(default_factory=deque)
+    frames: deque[tuple[VideoFrame, TrackedFace, Pixels]] = field(default_factory=deque)
     # When the next window is due, and whether the frames since the last one have been in any.
     due: float | None = None
     fresh: int = 0
@@ -52,7 +58,7 @@ class FaceWindows:
         """Frames before this index can no longer be the middle of a window."""
         return min([self._next, *(face.frames[0][0].index for face in self._faces.values() if face.frames)])
 
-    def add(self, frame: VideoFrame, faces: Sequence[TrackedFace], crops: NDArray[np.uint8]) -> None:
+    def add(self, frame: VideoFrame, faces: Sequence[TrackedFace], crops: Pixels) -> None:
         """Take in a frame's faces with their crops (N, H, W, 3) of the model's size."""
         self._next = frame.index + 1
         for id in [id for id in self._faces if id not in {face.id for face in faces}]:
@@ -110,13 +116,13 @@ class WindowProbs:
     """
 
     def __init__(self) -> None:
-        self._of: dict[int, deque[tuple[Window, NDArray[np.float32]]]] = {}
+        self._of: dict[int, deque[tuple[Window, Probs]]] = {}
 
-    def add(self, window: Window, probs: NDArray[np.float32]) -> None:
+    def add(self, window: Window, probs: Probs) -> None:
         """Take in a window's probs (K,). Those of one face come in the order of their middles."""
         self._of.setdefault(window.face.id, deque()).append((window, probs))
 
-    def at(self, frame: int, faces: Sequence[TrackedFace]) -> list[tuple[TrackedFace, Window, NDArray[np.float32]]]:
+    def at(self, frame: int, faces: Sequence[TrackedFace]) -> list[tuple[TrackedFace, Window, Probs]]:
         """The faces of frame number `frame` with a window and its probs each; frames come in order."""
         there = {face.id for face in faces}
         for id, told in list(self._of.items()):
@@ -127,5 +133,48 @@ class WindowProbs:
         return [(face, *self._of[face.id][0]) for face in faces if face.id in self._of]
 
 
-def _middle(told: Sequence[tuple[Window, NDArray[np.float32]]], at: int) -> float:
+def look_at_windows(
+    batches: Iterable[Sequence[tuple[VideoFrame, Sequence[TrackedFace], Pixels]]],
+    windows: FaceWindows,
+    probs: Callable[[Pixels], Probs],
+) -> Iterator[tuple[VideoFrame, list[FaceProbs], list[FaceProbs]]]:
+    """(frame, the windows that have their middle there, all faces there that a window is known of), frame by frame.
+
+    `batches` are frames with their faces and the crops (N, H, W, 3) of these; `probs` looks at clips (N, T, H, W, 3).
+    A frame waits until no window can have its middle there any more. A DataError of `batches` is raised after the
+    frames before it.
+    """
+    waiting: dict[int, tuple[VideoFrame, Sequence[TrackedFace], list[FaceProbs]]] = {}
+    told = WindowProbs()
+    damage: DataError | None = None
+
+    def look() -> None:
+        ready = windows.take()
+        found = probs(np.stack([window.clip for window in ready])) if ready else ()
+        for window, p in zip(ready, found, strict=True):
+            told.add(window, p)
+            waiting[window.frame.index][2].append((window.frame, window.face, p, window.frames))
+
+    def settled(before: float) -> Iterator[tuple[VideoFrame, list[FaceProbs], list[FaceProbs]]]:
+        for index in [index for index in waiting if index < before]:
+            frame, faces, own = waiting.pop(index)
+            yield frame, own, [(frame, face, p, window.frames) for face, window, p in told.at(index, faces)]
+
+    try:
+        for batch in batches:
+            for frame, faces, crops in batch:
+                waiting[frame.index] = frame, faces, []
+                windows.add(frame, faces, crops)
+            look()
+            yield from settled(windows.settled)
+    except DataError as error:  # What was read before it is looked at first.
+        damage = error
+    windows.finish()
+    look()
+    yield from settled(inf)
+    if damage:
+        raise damage
+
+
+def _middle(told: Sequence[tuple[Window, Probs]], at: int) -> float:
     return told[at][0].frame.index if len(told) > at else inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice, starmap
+from itertools import chain, islice
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,11 +16,11 @@ from PIL import Image
 
 from ecstfl_cli.api import FaceCrop
 from ecstfl_cli.components.transforms import resize
-from ecstfl_cli.engine.face_windows import FaceWindows, WindowProbs
+from ecstfl_cli.engine.face_windows import FaceWindows, look_at_windows
 from ecstfl_cli.engine.model_source import InferenceModel, open_model, shipped_model
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.results import FaceResult, Problem, Results
-from ecstfl_cli.engine.smoothing import Smoothing
+from ecstfl_cli.engine.smoothing import Looked, smoothed
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.decode import pillow_pixels, read_image
@@ -67,10 +67,10 @@ class Recogniser:
     `model` is a checkpoint, a run folder, an `.onnx` file or a name of the catalogue; without one the model that ships
     with ecstfl. `faces`: True finds faces, False takes each picture for a face, `auto` does so with square pictures of
     16 to 128 pixels. `every` and `fps` thin the frames of videos; in between `detect_every`-th ones, or more of them
-    where they lie more than half a second apart, faces are interpolated. `smoothing` is the time constant, in seconds,
-    of the exponential mean over a face's probabilities in a video: 0 leaves them as they are. A model for clips sees a
-    window of `window` seconds of each face, every `stride` seconds. `threads` are those of face detection. Raises
-    EcstflError where the model cannot be opened.
+    where they lie more than half a second apart, faces are interpolated. `smoothing` is the time, in seconds, over
+    which a face's probabilities in a video are averaged, see `smoothed`: 0 leaves them as they are. A model for
+    clips sees a window of `window` seconds of each face, every `stride` seconds. `threads` are those of face detection.
+    Raises EcstflError where the model cannot be opened.
     """
 
     def __init__(
@@ -204,15 +204,12 @@ class Recogniser:
         followed = prefetched(self._followed(prefetched(frames, ahead), live), ahead)
         if self.model.input.modality == "video":
             windows = FaceWindows(self.model.input, self.window, self.stride)
-            yield from self._see_windows(followed, windows, source, ahead)
+            for frame, own, shown in look_at_windows(self._cropped(followed, ahead), windows, self.probs):
+                yield Seen(frame, [_result(source, *one) for one in own], [_result(source, *one) for one in shown])
             return
-        smoothing = Smoothing(self.smoothing)
-        for batch in _batches(followed, ahead):
-            crops = [self._crops(frame.pixels, faces) for frame, faces in batch]
-            probs = iter(self.probs(np.concatenate(crops)))
-            for frame, faces in batch:
-                found = [_result(source, frame, f, smoothing(f.id, frame.time, next(probs))) for f in faces]
-                yield Seen(frame, found, found)
+        for frame, faces, probs in smoothed(self._looked(followed, ahead), self.smoothing, live=live):
+            found = [_result(source, frame, face, p) for face, p in zip(faces, probs, strict=True)]
+            yield Seen(frame, found, found)
 
     def see_images(
         self, named: Iterable[tuple[str, str | Path | Pixels | Any]]
@@ -281,6 +278,21 @@ class Recogniser:
             for image in images
         ]
 
+    def _cropped(
+        self, followed: Iterator[tuple[VideoFrame, list[TrackedFace]]], ahead: int
+    ) -> Iterator[list[tuple[VideoFrame, list[TrackedFace], Pixels]]]:
+        """Lists of frames with the crops of their faces."""
+        for batch in _batches(followed, ahead):
+            yield [(frame, faces, self._crops(frame.pixels, faces)) for frame, faces in batch]
+
+    def _looked(self, followed: Iterator[tuple[VideoFrame, list[TrackedFace]]], ahead: int) -> Iterator[Looked]:
+        """Frames with the probs (N, K) of their N faces, each frame's own."""
+        for batch in self._cropped(followed, ahead):
+            probs = self.probs(np.concatenate([crops for _, _, crops in batch]))
+            ends = np.cumsum([len(crops) for _, _, crops in batch])
+            for (frame, faces, _), own in zip(batch, np.split(probs, ends[:-1]), strict=True):
+                yield frame, faces, own
+
     def _is_face(self, pixels: Pixels) -> bool:
         if self.faces == "auto":
             height, width = pixels.shape[:2]
@@ -302,47 +314,6 @@ class Recogniser:
             return resize(np.require(pixels[None], requirements="W"), spec.size, spec.resize)
         crops = crop_faces(pixels, faces, self.crop)
         return crops if self.crop.size == spec.size else resize(crops, spec.size, spec.resize)
-
-    # --- clips -------------------------------------------------------------------------------------------------------
-
-    def _see_windows(
-        self,
-        followed: Iterator[tuple[VideoFrame, list[TrackedFace]]],
-        windows: FaceWindows,
-        source: str,
-        ahead: int,
-    ) -> Iterator[Seen]:
-        """Frames wait until no window can have its middle there any more."""
-        waiting: dict[int, tuple[VideoFrame, list[TrackedFace], list[FaceResult]]] = {}
-        told = WindowProbs()
-        damage: DataError | None = None
-
-        def look() -> None:
-            ready = windows.take()
-            probs = self.probs(np.stack([window.clip for window in ready])) if ready else ()
-            for window, p in zip(ready, probs, strict=True):
-                told.add(window, p)
-                waiting[window.frame.index][2].append(_result(source, window.frame, window.face, p, window.frames))
-
-        def seen(frame: VideoFrame, faces: Sequence[TrackedFace], results: list[FaceResult]) -> Seen:
-            known = told.at(frame.index, faces)
-            return Seen(frame, results, [_result(source, frame, face, p, window.frames) for face, window, p in known])
-
-        try:
-            for batch in _batches(followed, ahead):
-                for frame, faces in batch:
-                    waiting[frame.index] = frame, faces, []
-                    windows.add(frame, faces, self._crops(frame.pixels, faces))
-                look()
-                for index in [index for index in waiting if index < windows.settled]:
-                    yield seen(*waiting.pop(index))
-        except DataError as error:  # What was read before it is looked at first.
-            damage = error
-        windows.finish()
-        look()
-        yield from starmap(seen, waiting.values())
-        if damage:
-            raise damage
 
 
 def _numbered(images: Iterable[Any]) -> Iterator[tuple[int, tuple[Any, Any]]]:
