@@ -298,8 +298,8 @@ def _look(
                 on_live=on_live,
                 reporter=console.reporter(),
             )
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as stop:
+        raise typer.Exit(stop.args[0] if stop.args else INTERRUPTED) from None
     if as_json and live:
         return
     if not result.finished:

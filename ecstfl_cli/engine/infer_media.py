@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
@@ -270,7 +270,7 @@ def _look(job: Job, recogniser: Recogniser, compute: Compute, on_live: OnLive | 
         return
     live = any(source.live for unit in units for source in unit.sources)
     workers = 1 if live else media_workers(compute.workers, len(units), recogniser.model.device)
-    with ends_on_interrupt() if live else nullcontext(lambda: False) as stopped:
+    with ends_on_interrupt() if live else interrupted_on_termination() as stopped:
         here = Worker(job, recogniser, stopped=stopped, on_live=on_live or nothing)
         there = functools.partial(_worker, job, job.settings, compute)
         look_at_units(job, units, workers, here, there, reporter)
@@ -279,6 +279,23 @@ def _look(job: Job, recogniser: Recogniser, compute: Compute, on_live: OnLive | 
 def _worker(job: Job, settings: MediaSettings, compute: Compute, threads: int) -> Worker:
     """The worker of another process."""
     return Worker(job, _recogniser(settings, compute, Reporter(), threads))
+
+
+@contextmanager
+def interrupted_on_termination() -> Iterator[Callable[[], bool]]:
+    """SIGTERM, as schedulers and torchrun send it, is a Ctrl-C that says 143; the function says that none has come."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield lambda: False
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

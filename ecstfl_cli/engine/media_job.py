@@ -51,6 +51,11 @@ class MediaSettings:
     annotate: bool = False
     report: bool = False
 
+    @property
+    def thinned(self) -> bool:
+        """Whether frames of videos are passed over."""
+        return self.every > 1 or self.fps is not None
+
     def differences(self, wanted: MediaSettings) -> list[str]:
         """A line for each setting in which `wanted` is another."""
         return [

@@ -148,12 +148,21 @@ class Worker:
                     _hold(video, every_frame)
         if keeper:
             keep(source, keeper)
-        return tally.finish(problem)
+        return tally.finish(problem, self._end(source))
+
+    def _end(self, source: MediaSource) -> float:
+        """Seconds after which nothing of a source was looked at, as far as that is known without reading all of it."""
+        settings = self.job.settings
+        ends = [settings.max_seconds]
+        if source.kind == "video" and settings.thinned:
+            with suppress(DataError):
+                ends.append(probe(source.name).seconds)
+        return min((end for end in ends if end is not None), default=inf)
 
     def _every_frame(self, source: MediaSource) -> Generator[VideoFrame, None, None]:
         """All frames, up to damage, of a source of which some are passed over. None of a live one, which comes once."""
         settings = self.job.settings
-        if not source.live and (settings.every > 1 or settings.fps is not None):
+        if not source.live and settings.thinned:
             with suppress(DataError):
                 yield from prefetched(self._frames(source, thinned=False), AHEAD)
 

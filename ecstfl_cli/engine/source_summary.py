@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any
 
 from ecstfl_cli.engine.results import FaceResult
@@ -99,15 +100,18 @@ class Tally:
             face.seconds[face.expression] += min(time - face.last, GONE)
             face.last, face.expression, face.rows = time, result.expression, face.rows + 1
 
-    def finish(self, problem: str = "") -> SourceSummary:
-        """The summary of a video or stream; each face's last row counts for as long as a frame lasts."""
+    def finish(self, problem: str = "", at_most: float = inf) -> SourceSummary:
+        """The summary of a video or stream; each face's last row counts for as long as a frame lasts.
+
+        Of a thinned video the frames looked at lie apart: the last one does not last beyond `at_most` seconds.
+        """
         step = (self.last - (self.first or 0.0)) / (self.frames - 1) if self.frames > 1 else ONE_FRAME
         for face in self._faces.values():
             face.seconds[face.expression] += (
                 min((face.last - face.first) / (face.rows - 1), GONE) if face.rows > 1 else step
             )
         faces = [FaceSummary(id, face.first, face.last, tuple(face.seconds)) for id, face in self._faces.items()]
-        return self._summary(faces, self.last + step if self.frames else None, problem)
+        return self._summary(faces, max(self.last, min(self.last + step, at_most)) if self.frames else None, problem)
 
     def finish_still(self, results: Sequence[FaceResult], problem: str = "") -> SourceSummary:
         """The summary of an image."""

@@ -57,7 +57,8 @@ class Change:
 class FaceTimeline:
     """One face over time. `times` (N,) seconds, `durations` (N,) how long each row stands for, `probs` (N, K).
 
-    `shares` (K,) are parts of the time that the face is seen, by segment; they sum to 1.
+    `shares` (K,) are the parts of that time with each class the likeliest, row by row, so that what is too short for a
+    segment counts too; they sum to 1.
     """
 
     face: int
@@ -69,7 +70,7 @@ class FaceTimeline:
 
     @property
     def dominant(self) -> int:
-        """The class that the face shows for the longest time."""
+        """The class that is the likeliest for the longest time."""
         return int(self.shares.argmax())
 
     @property
@@ -135,8 +136,7 @@ def _timeline(
     starts, classes = _runs(probs, begins, hysteresis)
     starts, classes = _long_runs(starts, classes, begins, durations, probs, min_duration)
     segments = _segments(starts, classes, times, durations, probs)
-    lengths = np.array([segment.end - segment.start for segment in segments])
-    shares = np.bincount(classes, weights=lengths, minlength=probs.shape[1])
+    shares = np.bincount(probs.argmax(axis=1), weights=durations, minlength=probs.shape[1])
     return FaceTimeline(face, times, durations, probs, segments, shares / max(shares.sum(), 1e-12))
 
 

@@ -54,6 +54,14 @@ def test_a_video_gives_a_row_for_each_face_and_frame(look: Look) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("thinned", "seconds"), [({"fps": 2.0}, 1.2), ({"every": 20}, 1.2), ({"fps": 2.0, "max_seconds": 0.8}, 0.8)]
+)
+def test_a_thinned_video_is_as_long_as_it_was(look: Look, thinned: dict[str, Any], seconds: float) -> None:
+    (source,) = look(video("talk.mp4", 30), **thinned).sources
+    assert source.duration == pytest.approx(seconds, abs=0.01)
+
+
 def test_sources_keep_the_order_of_the_inputs(look: Look) -> None:
     inputs = [picture("z.png"), video("m.mp4", 3), picture("a.png", 1), picture("10.png", 2), picture("2.png", 3)]
     result = look(*inputs)

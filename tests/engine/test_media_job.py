@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ecstfl_cli.cli import console
 from ecstfl_cli.engine.infer_media import merge, parse_shard
 from ecstfl_cli.engine.media_job import Job, Shard
 from ecstfl_cli.engine.media_worker import Worker
@@ -37,6 +40,28 @@ def interrupted(look: Look, after: int, monkeypatch: pytest.MonkeyPatch, **optio
         patch.setattr(Worker, "look_at", counted)
         with pytest.raises(KeyboardInterrupt):
             look("d", **options)
+
+
+def test_sigterm_stops_a_job_as_ctrl_c_does(
+    look: Look, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_batch()
+    look_at, handler = Worker.look_at, signal.getsignal(signal.SIGTERM)
+
+    def ended(self: Worker, unit: Any) -> Any:
+        summaries = look_at(self, unit)
+        if unit.index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return summaries
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "look_at", ended)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            look("d", reporter=console.reporter())
+    assert stopped.value.args == (143,)
+    assert "ecstfl infer --resume o" in " ".join(capsys.readouterr().err.split())
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert look("d").finished
 
 
 def test_the_same_command_goes_on_where_it_was_interrupted(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ def test_segments_changes_and_shares_of_one_face():
 
 def test_a_flicker_shorter_than_the_minimum_joins_what_was_before():
     rows = shown((NEUTRAL, 2), (HAPPY, 0.3), (NEUTRAL, 1), (SAD, 1))
+    assert timelines(rows)[0].shares.tolist() == pytest.approx([0.3 / 4.3, 1 / 4.3, 3 / 4.3]), "but it has its share"
     assert spans(rows) == [(0, 3.3, NEUTRAL), (3.3, 4.3, SAD)]
     assert len(spans(rows, min_duration=0.2)) == 4
 
