@@ -64,6 +64,12 @@ def infer(
         rich_help_panel=MODEL,
         help="Label map of a foreign checkpoint's outputs, which names no classes.",
     ),
+    flip: bool = typer.Option(
+        False,
+        "--flip",
+        rich_help_panel=MODEL,
+        help="Look at each face and its mirror image, and take the mean: a little more accurate, half as fast.",
+    ),
     camera: str = typer.Option(
         None, "--camera", rich_help_panel=LOOKING, help="A camera by its number, from 0, or its name."
     ),
@@ -214,6 +220,7 @@ def infer(
             modality=wanted,
             device=device.value,
             precision=precision.value,
+            flip=flip,
             out=out,
             formats=formats,
             batch_size=batch_size or 16,
@@ -237,6 +244,7 @@ def infer(
         inputs=tuple(inputs or ()),
         camera=camera,
         model=model or "",
+        flip=flip,
         faces="auto" if faces is None else faces,
         every=every,
         fps=fps,

@@ -77,6 +77,7 @@ def model_summary(model: InferenceModel) -> dict[str, Any]:
         "runtime": model.runtime,
         "device": str(model.device),
         "precision": model.precision,
+        "flip": model.flip,
     }
 
 
@@ -87,6 +88,7 @@ def infer(
     modality: Modality | None = None,
     device: str = "auto",
     precision: str = "auto",
+    flip: bool = False,
     out: Path | None = None,
     formats: Sequence[str] = ("csv",),
     batch_size: int = 16,
@@ -104,14 +106,20 @@ def infer(
     Without inputs it takes the path file that was prepared last, without a model the newest finished run's; it reports
     both. `label_map` is that of the path files' indices, `model_label_map` that of a foreign checkpoint's outputs;
     labels are joined to the model's by name, and `drop_classes` leaves samples of other classes out. `modality` is
-    checked against the model. `workers` processes read images;
-    "auto" chooses by the machine. Raises EcstflError.
+    checked against the model. `flip` takes the mean over each sample and its mirror image. `workers` processes read
+    images; "auto" chooses by the machine. Raises EcstflError.
     """
     out = result_folder(out)
     paths = [Path(path) for path in inputs]
     chosen = model or default_model(modality or modality_of_inputs(paths))
     opened = open_model(
-        chosen, device=device, precision=precision, backbone=backbone, label_map=model_label_map, reporter=reporter
+        chosen,
+        device=device,
+        precision=precision,
+        backbone=backbone,
+        label_map=model_label_map,
+        flip=flip,
+        reporter=reporter,
     )
     reporter.note(f"model {opened.describe()}" + ("" if model else " (none was named)"))
     require_modality(opened, modality)

@@ -202,6 +202,7 @@ def _recogniser(
         settings.model or None,
         device=device,
         precision=compute.precision,
+        flip=settings.flip,
         faces=settings.faces,  # type: ignore[arg-type]
         every=settings.every,
         fps=settings.fps,

@@ -37,6 +37,7 @@ class MediaSettings:
     camera: str | None = None
     model: str = ""
     weights: str = ""
+    flip: bool = False
     faces: bool | str = "auto"
     every: int = 1
     fps: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class InferenceModel:
 
     `logits` maps uint8 frames on `device`, (B, T, H, W, 3) or (B, H, W, 3), to logits (B, K). `card` is what a
     published model says of itself, and `measured` how well it did on which data; both are empty where it does not say.
+    `flip`: it looks at mirror images too.
     """
 
     source: str
@@ -45,6 +46,7 @@ class InferenceModel:
     logits: Callable[[Tensor], Tensor]
     card: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    flip: bool = False
 
     def autocast(self) -> AbstractContextManager:
         """The context in which `logits` is called."""
@@ -59,7 +61,7 @@ class InferenceModel:
             size = f"{self.input.sampling.num_frames}x{size}"
         return (
             f"{self.source}: {self.backbone}, {KIND[self.input.modality]} {size}, {len(self.labels)} classes, "
-            f"{self.runtime} on {self.device}, {self.precision}"
+            f"{self.runtime} on {self.device}, {self.precision}" + (", and mirrored" if self.flip else "")
         )
 
 
@@ -70,12 +72,34 @@ def open_model(
     precision: str = "auto",
     backbone: str | None = None,
     label_map: LabelMap | None = None,
+    flip: bool = False,
     reporter: Reporter,
 ) -> InferenceModel:
     """The model that a user names: a checkpoint file, native or foreign, a run folder, a known name, or an `.onnx`.
 
-    `backbone` and `label_map` say what a foreign checkpoint does not. Raises EcstflError where it cannot be opened.
+    `backbone` and `label_map` say what a foreign checkpoint does not. With `flip` its probabilities are the mean of
+    those for the frames and for their mirror images. Raises EcstflError where it cannot be opened.
     """
+    model = _opened(name, device, precision, backbone, label_map, reporter)
+    return replace(model, logits=_with_mirror_image(model.logits), flip=True) if flip else model
+
+
+def _with_mirror_image(logits: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def both(frames: Tensor) -> Tensor:
+        logprobs = logits(torch.cat([frames, frames.flip(-2)])).float().log_softmax(dim=-1)
+        return torch.logaddexp(*logprobs.chunk(2))  # The log of the mean but for a constant.
+
+    return both
+
+
+def _opened(
+    name: str | Path,
+    device: str,
+    precision: str,
+    backbone: str | None,
+    label_map: LabelMap | None,
+    reporter: Reporter,
+) -> InferenceModel:
     if Path(name).suffix.lower() == ".onnx":
         if backbone or label_map:
             raise CheckpointError(

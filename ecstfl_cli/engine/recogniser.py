@@ -65,12 +65,13 @@ class Recogniser:
     >>> results.to_dataframe()
 
     `model` is a checkpoint, a run folder, an `.onnx` file or a name of the catalogue; without one the model that ships
-    with ecstfl. `faces`: True finds faces, False takes each picture for a face, `auto` does so with square pictures of
-    16 to 128 pixels. `every` and `fps` thin the frames of videos; in between `detect_every`-th ones, or more of them
-    where they lie more than half a second apart, faces are interpolated. `smoothing` is the time, in seconds, over
-    which a face's probabilities in a video are averaged, see `smoothed`: 0 leaves them as they are. A model for
-    clips sees a window of `window` seconds of each face, every `stride` seconds. `threads` are those of face detection.
-    Raises EcstflError where the model cannot be opened.
+    with ecstfl; with `flip` it looks at each face's mirror image too, and takes the mean. `faces`: True finds faces,
+    False takes each picture for a face, `auto` does so with square pictures of 16 to 128 pixels. `every` and `fps` thin
+    the frames of videos; in between `detect_every`-th ones, or more of them where they lie more than half a second
+    apart, faces are interpolated. `smoothing` is the time, in seconds, over which a face's probabilities in a video are
+    averaged, see `smoothed`: 0 leaves them as they are. A model for clips sees a window of `window` seconds of each
+    face, every `stride` seconds. `threads` are those of face detection. Raises EcstflError where the model cannot be
+    opened.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Recogniser:
         *,
         device: str = "auto",
         precision: str = "auto",
+        flip: bool = False,
         faces: bool | Literal["auto"] = "auto",
         every: int = 1,
         fps: float | None = None,
@@ -109,6 +111,7 @@ class Recogniser:
             precision=precision,
             backbone=backbone,
             label_map=model_label_map,
+            flip=flip,
             reporter=reporter or Reporter(),
         )
         self.faces = faces
@@ -152,9 +155,9 @@ class Recogniser:
         """
         return self._collected(self.see(source), str(source))
 
-    def frames(self, frames: Iterable[Pixels], fps: float = FOLDER_FPS, source: str = "frames") -> Results:
-        """Results of arrays (H, W, 3) uint8 RGB that are the frames of one video at `fps`."""
-        timed = (VideoFrame(index, index / fps, pixels) for index, pixels in enumerate(frames))
+    def frames(self, frames: Iterable[Pixels | Any], fps: float = FOLDER_FPS, source: str = "frames") -> Results:
+        """Results of arrays (H, W, 3) uint8 RGB, or Pillow images, that are the frames of one video at `fps`."""
+        timed = (VideoFrame(i, i / fps, _pixels(f"frame {i}", frame)) for i, frame in enumerate(frames))
         return self._collected(self.see_frames(timed, source), source)
 
     def stream(self, source: str | Path, **options: Any) -> Iterator[FaceResult]:
@@ -352,7 +355,7 @@ def _pixels(name: str, image: Any) -> Pixels:
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise DataError(f"{name} is an array {array.shape} of {array.dtype}", "Give (H, W, 3) uint8 RGB.")
-    return array
+    return np.ascontiguousarray(array)  # OpenCV's BGR turned round by [..., ::-1] runs backwards.
 
 
 def _within(seconds: float, frames: Sequence[VideoFrame]) -> int:

@@ -86,7 +86,9 @@ def _chart(i: int, j: int, face: FaceReport) -> Markup:
     if len(face.segments) < face.n_segments:
         hint.append(tag("span", f" The strip has the {len(face.segments):,} longest segments."))
     if face.width:
-        hint.append(tag("span", f" A point is the mean of {face.width:.2g} s; segments and shares are made from every row."))
+        hint.append(
+            tag("span", f" A point is the mean of {face.width:.2g} s; segments and shares are made from every row.")
+        )
     tools = tag("div", join(*buttons, tag("span", join(*hint), class_="small soft", id=f"{name}-hint")), class_="tools")
     chart = tag(
         "div",

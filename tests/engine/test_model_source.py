@@ -89,6 +89,28 @@ def test_an_exported_model_predicts_as_its_checkpoint_does(run, tiny_clips, tmp_
         run(folder, model=exported, device="cuda")
 
 
+@pytest.mark.parametrize("modality", ["video", "img"])
+def test_flip_gives_the_mean_over_samples_and_their_mirror_images(run, tiny_clips, tmp_path, modality):
+    checkpoint = save_small_model(tmp_path / "m.safetensors", modality)
+    exported = export(checkpoint, reporter=Reporter()).path
+    folder = tiny_clips(per_class=1).root / "clips"
+    plain = run(folder, model=checkpoint)
+    flipped = run(folder, model=checkpoint, flip=True)
+    assert "and mirrored" in flipped.model.describe()
+    for path in folder.rglob("*.jpg"):  # Kept whole: JPEG would write mirrored pixels a little differently.
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path.with_suffix(".png"))
+    mirrored_folder = tmp_path / "mirrored"
+    for path in sorted(folder.rglob("*.png")):
+        target = mirrored_folder / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    mirrored = run(mirrored_folder, model=checkpoint)
+    expected = (plain.predictions.probs + mirrored.predictions.probs) / 2
+    assert np.abs(plain.predictions.probs - mirrored.predictions.probs).max() > 0.01
+    np.testing.assert_allclose(flipped.predictions.probs, expected, atol=1e-4)
+    np.testing.assert_allclose(run(folder, model=exported, flip=True).predictions.probs, expected, atol=1e-3)
+
+
 def test_an_onnx_file_of_somebody_else_or_none_at_all_is_a_clear_error(run, tmp_path):
     class Plain(torch.nn.Module):
         def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

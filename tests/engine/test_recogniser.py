@@ -53,6 +53,27 @@ def test_files_arrays_and_pillow_images_of_the_same_pixels_give_the_same(recogni
     assert len({row.probs for row in rows}) == 1
 
 
+def test_flip_looks_at_the_mirror_image_too(recogniser: Callable) -> None:
+    pixels = noise(48, 48)
+    plain, mirrored = (row.probs for row in recogniser().images([pixels, pixels[:, ::-1]]))
+    (both,) = recogniser(flip=True).images([pixels])
+    assert plain != pytest.approx(mirrored, abs=1e-2)
+    assert both.probs == pytest.approx((np.array(plain) + np.array(mirrored)) / 2, abs=1e-5)
+
+
+def test_arrays_that_run_backwards_are_taken(recogniser: Callable) -> None:
+    bgr = noise(48, 48)
+    turned, copied = bgr[..., ::-1], bgr[..., ::-1].copy()
+    one = recogniser()
+    assert one.images([turned])[0].probs == one.images([copied])[0].probs
+    assert [row.probs for row in one.frames([turned] * 3)] == [row.probs for row in one.frames([copied] * 3)]
+
+
+def test_a_frame_that_is_no_picture_is_named(recogniser: Callable) -> None:
+    with pytest.raises(DataError, match=r"frame 0 is an array \(5, 5\)"):
+        recogniser().frames([np.zeros((5, 5), np.uint8)])
+
+
 def test_batches_do_not_change_the_result(recogniser: Callable) -> None:
     images = [noise(30 + n, 40, seed=n) for n in range(40)]
     whole, single = recogniser(batch_size=32).images(images), recogniser(batch_size=1).images(images)
