@@ -39,6 +39,8 @@ Pixels = NDArray[np.uint8]
 OnLive = Callable[[float, Sequence[FaceResult], LabelMap], None]
 # A network that says nothing for so many microseconds has gone. FFmpeg calls it differently for each protocol.
 _SILENCE = {"rw_timeout": "15000000", "timeout": "15000000"}
+# Over UDP, frames that come while earlier ones are looked at are lost.
+_RTSP = {"rtsp_flags": "prefer_tcp"}
 
 
 def nothing(*_: Any) -> None:
@@ -173,7 +175,7 @@ class Worker:
             camera = camera_input(source.name)
             address, format, options = camera.url, camera.format, camera.options
         elif "://" in source.name:
-            options = dict(_SILENCE)
+            options = _SILENCE | (_RTSP if source.name.startswith("rtsp") else {})
         frames: Iterator[VideoFrame] = read_moving(
             address,
             every=settings.every if thinned else 1,

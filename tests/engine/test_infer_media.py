@@ -9,6 +9,7 @@ import re
 import resource
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from ecstfl_cli.engine import media_worker
 from ecstfl_cli.engine.checkpoint import load_native, save_checkpoint
 from ecstfl_cli.engine.infer_media import ends_on_interrupt
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.media.row_tables import OutputError
-from ecstfl_cli.media.video import read_video
+from ecstfl_cli.media.video import VideoFrame, read_video
 from tests.drawn_faces import drawn_scene, write_frames
 from tests.looking import Look, picture, small_batch, table, video
 from tests.small_model import save_small_model
@@ -339,6 +341,24 @@ def test_the_second_interrupt_does_not_wait() -> None:
         assert stopped()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(("address", "over"), [("rtsp://x/y", "prefer_tcp"), ("http://x/y.ts", None)])
+def test_rtsp_is_asked_for_over_tcp(
+    look: Look, monkeypatch: pytest.MonkeyPatch, address: str, over: str | None
+) -> None:
+    """Over UDP what comes while frames are looked at is lost."""
+    asked: list[dict[str, str]] = []
+
+    def refused(source: str, *, options: dict[str, str], **_: Any) -> Iterator[VideoFrame]:
+        asked.append(options)
+        raise DataError(f"cannot open video {source}")
+
+    monkeypatch.setattr(media_worker, "read_moving", refused)
+    with pytest.raises(DataError, match="cannot open video"):
+        look(address)
+    assert [options.get("rtsp_flags") for options in asked] == [over]
+    assert asked[0]["timeout"] == "15000000"
 
 
 def test_a_live_source_is_alone(look: Look) -> None:
