@@ -67,6 +67,7 @@ def test_arrays_that_run_backwards_are_taken(recogniser: Callable) -> None:
     one = recogniser()
     assert one.images([turned])[0].probs == one.images([copied])[0].probs
     assert [row.probs for row in one.frames([turned] * 3)] == [row.probs for row in one.frames([copied] * 3)]
+    assert (one.probs(turned[None]) == one.probs(copied[None])).all()
 
 
 def test_a_frame_that_is_no_picture_is_named(recogniser: Callable) -> None:
