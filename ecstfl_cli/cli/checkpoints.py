@@ -99,6 +99,11 @@ def publish(
     files: list[Path] = typer.Argument(help="Path files with labels to calibrate and to measure on."),
     card: Path = typer.Option(..., "--card", help="YAML with name, summary, data, licence, use and limits."),
     out: Path = typer.Option(..., "--out", help="The .safetensors file to write; its card and pictures go beside it."),
+    class_bias: list[Path] = typer.Option(
+        None,
+        "--class-bias",
+        help="Path file of other samples, as a rule the training list: a bias for each class is fitted on it.",
+    ),
     face_align: str = typer.Option(
         None, "--face-align", help="eyes or box: how `infer` is to cut out faces, if the recipe does not say."
     ),
@@ -110,8 +115,9 @@ def publish(
 ) -> None:
     """Make a trained model ready for others: calibrated probabilities, a model card, its pictures.
 
-    A temperature is fitted on FILES and folded into the weights, which changes no prediction. The card says what was
-    measured: recall by class, confusion, calibration before and after, the curves and the recipe of the run.
+    A temperature is fitted on FILES and folded into the weights, which changes no prediction. With --class-bias so is a
+    bias for each class, which makes a model name each as often as it should, and changes predictions. The card says
+    what was measured: recall by class, confusion, calibration before and after, the curves and the recipe of the run.
     """
     from ecstfl_cli.api import FaceCrop
     from ecstfl_cli.engine.publish import publish as run_publish
@@ -124,12 +130,15 @@ def publish(
         files,
         card=card,
         out=out,
+        bias_files=class_bias or (),
         face_crop=FaceCrop(align=face_align, margin=face_margin) if face_align else None,  # type: ignore[arg-type]
         grey=grey,
         label_map=label_map_from(label_map) if label_map else None,
         reporter=console.TerminalReporter(),
     )
     values = done.calibration
+    if done.bias:
+        console.out.print(f"before the bias: WAR {done.bias['war_before']:.2f}  UAR {done.bias['uar_before']:.2f}")
     console.out.print(
         f"WAR {done.metrics.war:.2f}  UAR {done.metrics.uar:.2f}  calibration error {100 * values['ece_before']:.1f}% "
         f"-> {100 * values['ece_after']:.1f}%  (temperature {values['temperature']:.3f})",

@@ -1,6 +1,8 @@
-"""How far probabilities can be believed, and the one number that mends most of what is wrong with them.
+"""How far probabilities can be believed, and the few numbers that mend most of what is wrong with them.
 
-Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: one temperature. Alexandari et al., "Maximum
+Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label Shift Adaptation", ICML 2020: a bias for each class
+beside it.
 """
 
 from __future__ import annotations
@@ -44,7 +46,19 @@ def reliability(probs: NDArray, target: NDArray[np.int64], bins: int = BINS) -> 
 
 def with_temperature(probs: NDArray, temperature: float) -> NDArray[np.float64]:
     """Probs (N, K) as their logits divided by `temperature` give them."""
-    logits = np.log(np.maximum(probs.astype(np.float64), 1e-12)) / temperature
+    return _softmax(_logits(probs) / temperature)
+
+
+def with_bias(probs: NDArray, bias: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probs (N, K) as their logits with `bias` (K,) added give them."""
+    return _softmax(_logits(probs) + bias)
+
+
+def _logits(probs: NDArray) -> NDArray[np.float64]:
+    return np.log(np.maximum(probs.astype(np.float64), 1e-12))
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
@@ -69,6 +83,36 @@ def fit_temperature(probs: NDArray, target: NDArray[np.int64]) -> float:
         losses = [negative_log_likelihood(with_temperature(probs, 1 / beta), target) for beta in (a, b)]
         low, high = (low, b) if losses[0] < losses[1] else (a, high)
     return 2 / (low + high)
+
+
+def fit_bias(probs: NDArray, target: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The bias (K,), of mean 0, to be added to the logits of probs (N, K) so that classes come as often as they should.
+
+    Fitted together with a temperature, by the least negative log-likelihood of the known targets (N,), which is convex
+    in s = 1 / T and s x bias (it is a logistic regression). A class without a sample keeps the bias 0. Raises
+    ValueError where there are no samples, or the probs say nothing of the targets.
+    """
+    from scipy.optimize import minimize
+
+    if not len(target):
+        raise ValueError("no samples to fit a bias to")
+    classes = probs.shape[1]
+    there = np.bincount(target, minlength=classes) > 0
+    logits = _logits(probs)
+    true = np.eye(classes)[target]
+
+    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        found = _softmax(values[0] * logits + np.where(there, values[1:], 0))
+        slope = (found - true) / len(target)
+        gradient = np.append((slope * logits).sum(), np.where(there, slope.sum(axis=0), 0))
+        return negative_log_likelihood(found, target), gradient
+
+    start = np.append(1.0, np.zeros(classes))
+    scale, *shifts = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    if scale <= 1e-3:
+        raise ValueError("the likelier a class is said to be, the rarer it is")
+    bias = np.array(shifts) / scale
+    return np.where(there, bias - bias[there].mean(), 0)
 
 
 def cross_fitted(probs: NDArray, target: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -37,6 +37,7 @@ def write_card(
     checkpoint: Checkpoint,
     metrics: Metrics,
     calibration: Calibration,
+    bias: Mapping[str, Any],
     run: Path,
 ) -> tuple[list[Path], Path]:
     """Write `<stem>.md` beside `path` and its pictures: confusion, calibration, and the run's curves if it is there."""
@@ -52,7 +53,7 @@ def write_card(
     there = {name: picture for name, picture in pictures.items() if picture.is_file()}
     page = path.with_suffix(".md")
     with complete_file(page) as partial:
-        partial.write_text(_page(path, about, checkpoint, metrics, calibration.numbers, there), encoding="utf-8")
+        partial.write_text(_page(path, about, checkpoint, metrics, calibration.numbers, bias, there), encoding="utf-8")
     return list(there.values()), page
 
 
@@ -62,6 +63,7 @@ def _page(
     checkpoint: Checkpoint,
     metrics: Metrics,
     calibration: dict[str, float],
+    bias: Mapping[str, Any],
     pictures: dict[str, Path],
 ) -> str:
     parts = [
@@ -81,6 +83,7 @@ def _page(
         _class_table(metrics, checkpoint.labels.names),
         _picture(pictures, "confusion", "Confusion matrix"),
         "## Calibration",
+        _bias_text(bias, metrics, checkpoint.labels.names),
         f"Temperature {calibration['temperature']:.3f} (Guo et al. 2017), folded into the classifier: it changes no "
         "prediction. *After* is measured on halves that are each scaled by the temperature of the other.",
         _table(
@@ -98,6 +101,17 @@ def _page(
         f"```yaml\n{yaml.safe_dump(checkpoint.recipe, sort_keys=False, allow_unicode=True).rstrip()}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _bias_text(bias: Mapping[str, Any], metrics: Metrics, names: Sequence[str]) -> str:
+    if not bias:
+        return ""
+    values = ", ".join(f"{name} {value:+.2f}" for name, value in zip(names, bias["values"], strict=True))
+    return (
+        f"A bias for each class (Alexandari et al. 2020), fitted on {bias['samples']:,} other samples, is folded into "
+        f"the classifier: {values}. Without it: WAR {bias['war_before']:.2f}, UAR {bias['uar_before']:.2f}; with it "
+        f"{metrics.war:.2f} and {metrics.uar:.2f}. What follows is measured with it."
+    )
 
 
 def _model_table(path: Path, checkpoint: Checkpoint) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
@@ -18,9 +20,11 @@ from ecstfl_cli.api import FaceCrop, InputSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.components.calibration import (
     cross_fitted,
+    fit_bias,
     fit_temperature,
     negative_log_likelihood,
     reliability,
+    with_bias,
     with_temperature,
 )
 from ecstfl_cli.components.metrics import Metrics
@@ -55,6 +59,7 @@ class Published:
     card: Path
     metrics: Metrics
     calibration: dict[str, float] = field(default_factory=dict)
+    bias: dict[str, Any] = field(default_factory=dict)
 
 
 def read_card(path: Path) -> Card:
@@ -76,6 +81,7 @@ def publish(
     *,
     card: Path,
     out: Path,
+    bias_files: Sequence[str | Path] = (),
     face_crop: FaceCrop | None = None,
     grey: bool = False,
     label_map: LabelMap | None = None,
@@ -86,7 +92,9 @@ def publish(
     """Write `out`, a checkpoint whose probabilities are calibrated on the path files, and `<stem>.md`, its card.
 
     The temperature that fits best is folded into the classifier, so that whatever runs the weights is calibrated; it
-    changes no prediction. The calibration error is that of halves scaled by each other's temperature. `face_crop`
+    changes no prediction. The calibration error is that of halves scaled by each other's temperature. A bias for each
+    class is fitted on `bias_files` where they are given, other samples than the first, and folded in before: augmented
+    pictures, soft labels and class weights leave a model with classes that it names too seldom. `face_crop`
     replaces the recipe's, where faces were cropped before they came here; it cuts at the model's size. `grey` says that
     the model was trained on grey pictures: its first convolution then sees the brightness of colours (ITU-R 601), and
     grey pictures as before. Raises EcstflError.
@@ -97,12 +105,27 @@ def publish(
         )
     about = read_card(card)
     checkpoint = open_checkpoint(model, reporter=reporter)
-    predictions = _predictions(files, model, device, batch_size, label_map, reporter)
+    looked_at = partial(
+        _predictions, model=model, device=device, batch_size=batch_size, label_map=label_map, reporter=reporter
+    )
+    predictions = looked_at(files)
+    bias, of_bias = np.zeros(len(checkpoint.labels)), {}
+    if bias_files:
+        samples = looked_at(bias_files)
+        bias = _fitted_bias(samples)
+        before = predictions.metrics()
+        predictions = replace(predictions, probs=with_bias(predictions.probs, bias).astype(np.float32))
+        of_bias = {
+            "values": [round(value, 4) for value in bias.tolist()],
+            "samples": len(samples.target),
+            "war_before": before.war,
+            "uar_before": before.uar,
+        }
     metrics, calibration = predictions.metrics(), _calibrate(predictions)
     spec = checkpoint.input
     if face_crop:
         spec = replace(spec, face_crop=replace(face_crop, size=spec.size))
-    state = _scaled_head(checkpoint, calibration.temperature)
+    state = _calibrated_head(checkpoint, bias, calibration.temperature)
     ready = replace(
         checkpoint,
         state=_seeing_brightness(state, spec) if grey else state,
@@ -113,6 +136,8 @@ def publish(
         **{f"train_{key}" if key == "epoch" else key: value for key, value in checkpoint.metrics.items()},
         "published": {**metrics.to_dict(checkpoint.labels.names), "calibration": calibration.numbers},
     }
+    if of_bias:
+        measured["published"]["bias"] = of_bias
     out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(
         out,
@@ -125,12 +150,13 @@ def publish(
         data=ready.data,
         card=about.model_dump(),
     )
-    pictures, page = write_card(out, about, ready, metrics, calibration, Path(checkpoint.source).parent)
-    return Published(out, pictures, page, metrics, calibration.numbers)
+    pictures, page = write_card(out, about, ready, metrics, calibration, of_bias, Path(checkpoint.source).parent)
+    return Published(out, pictures, page, metrics, calibration.numbers, of_bias)
 
 
 def _predictions(
     files: Sequence[str | Path],
+    *,
     model: str | Path,
     device: str,
     batch_size: int,
@@ -181,11 +207,30 @@ def _calibrate(predictions: Predictions) -> Calibration:
     return Calibration(temperature, before, after, numbers)
 
 
-def _scaled_head(checkpoint: Checkpoint, temperature: float) -> dict[str, Tensor]:
-    """The weights with the classifier divided by the temperature: its outputs are linear in it."""
+def _fitted_bias(samples: Predictions) -> NDArray[np.float64]:
+    try:
+        return fit_bias(samples.probs, samples.target)
+    except ValueError as error:
+        raise DataError(f"no bias can be fitted: {error}", "Fit it on a list that the model does well on.") from error
+
+
+def _calibrated_head(checkpoint: Checkpoint, bias: NDArray[np.float64], temperature: float) -> dict[str, Tensor]:
+    """The weights with the bias added to the classifier's and all of it divided by the temperature.
+
+    Its outputs are linear in it. Raises CheckpointError where it has no bias to add to.
+    """
     network = bare(lambda: build_model(checkpoint.model, checkpoint.input.modality))
-    head = head_dimensions(network, checkpoint.model.num_classes)
-    return {key: tensor / temperature if key in head else tensor for key, tensor in checkpoint.state.items()}
+    state = dict(checkpoint.state)
+    head = [key for key in head_dimensions(network, checkpoint.model.num_classes) if key in state]
+    biases = [key for key in head if state[key].ndim == 1]
+    if bias.any():
+        if len(biases) != 1:
+            raise CheckpointError(
+                f"the classifier of {checkpoint.model.backbone} has {len(biases) or 'no'} bias to add to",
+                "Leave --class-bias out.",
+            )
+        state[biases[0]] = state[biases[0]] + torch.from_numpy(bias).to(state[biases[0]].dtype)
+    return state | {key: state[key] / temperature for key in head}
 
 
 def _seeing_brightness(state: dict[str, Tensor], spec: InputSpec) -> dict[str, Tensor]:

@@ -238,7 +238,7 @@ class Recogniser:
     def probs(self, crops: Pixels) -> NDArray[np.float32]:
         """Probs (N, K) of face crops: (N, H, W, 3) uint8 for a model of stills, (N, T, H, W, 3) for one of clips."""
         spec = self.model.input
-        crops = np.require(crops, requirements="CW")
+        crops = np.require(crops, requirements=["C", "W"])
         if crops.ndim == 4 and crops.shape[1:3] != (spec.size, spec.size) and len(crops):
             crops = resize(crops, spec.size, spec.resize)
         out = [np.empty((0, len(self.labels)), np.float32)]
@@ -314,7 +314,7 @@ class Recogniser:
             return np.empty((0, spec.size, spec.size, 3), np.uint8)
         if self._is_face(pixels):
             # torch warns of arrays that may not be written to, which Pillow's are.
-            return resize(np.require(pixels[None], requirements="CW"), spec.size, spec.resize)
+            return resize(np.require(pixels[None], requirements=["C", "W"]), spec.size, spec.resize)
         crops = crop_faces(pixels, faces, self.crop)
         return crops if self.crop.size == spec.size else resize(crops, spec.size, spec.resize)
 

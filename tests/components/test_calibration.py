@@ -7,9 +7,11 @@ import pytest
 
 from ecstfl_cli.components.calibration import (
     cross_fitted,
+    fit_bias,
     fit_temperature,
     negative_log_likelihood,
     reliability,
+    with_bias,
     with_temperature,
 )
 
@@ -55,6 +57,35 @@ def test_half_of_the_samples_never_fits_its_own_temperature() -> None:
     assert cross_fitted(probs, target)[own] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_the_bias_that_spoilt_probabilities_is_found_whatever_the_temperature(temperature: float) -> None:
+    probs, target = drawn(20_000)
+    bias = np.array([0.8, -0.5, 0.3, -0.4, -0.2])
+    spoilt = with_temperature(with_bias(probs, -bias), 1 / temperature)
+    found = fit_bias(spoilt, target)
+    assert found == pytest.approx(bias * temperature, abs=0.05 * temperature)
+    mended = with_bias(spoilt, found)
+    right = [(p.argmax(axis=1) == target).mean() for p in (spoilt, mended, probs)]
+    assert right[0] < right[1] == pytest.approx(right[2], abs=0.005)
+
+
+def test_true_probabilities_need_no_bias_and_a_class_without_samples_gets_none() -> None:
+    probs, target = drawn(20_000)
+    assert fit_bias(probs, target) == pytest.approx(0, abs=0.05)
+    without = target != 3
+    found = fit_bias(probs[without], target[without])
+    assert found[3] == 0
+    assert np.isfinite(found).all()
+
+
+def test_probabilities_that_are_upside_down_have_no_bias() -> None:
+    probs, target = drawn(2000)
+    with pytest.raises(ValueError, match="the rarer it is"):
+        fit_bias(with_temperature(probs, -1.0), target)
+
+
 def test_nothing_cannot_be_fitted() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        fit_bias(np.empty((0, 3)), np.empty(0, dtype=np.int64))
     with pytest.raises(ValueError, match="no samples"):
         fit_temperature(np.empty((0, 3)), np.empty(0, dtype=np.int64))

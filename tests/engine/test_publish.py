@@ -66,6 +66,35 @@ def test_a_published_model_predicts_the_same_with_probabilities_that_are_nearer_
     assert written.metrics["published"]["war"] == pytest.approx(done.metrics.war)
 
 
+def test_a_bias_of_each_class_is_folded_in_and_the_card_says_what_it_did(
+    model: Path, card: Path, tiny_images: Callable, tmp_path: Path
+) -> None:
+    data = tiny_images(classes=3, per_class=8)
+    checkpoint = load_native(model)
+    spoilt = tmp_path / "spoilt.safetensors"
+    # Small weights, so that there is something to gain, and a class that is never named.
+    state = {**checkpoint.state, "head.weight": checkpoint.state["head.weight"] / 2000}
+    state["head.bias"] = state["head.bias"] + torch.tensor([-9.0, 0, 0])
+    save_checkpoint(spoilt, state, model=checkpoint.model, input=checkpoint.input, labels=LABELS)
+    out = tmp_path / "mine.safetensors"
+    # The list itself, for want of a model that tells anything of another one.
+    done = publish(spoilt, [data.test], card=card, out=out, bias_files=[data.test], device="cpu", reporter=Reporter())
+    before, after = (
+        infer([data.test], model=path, device="cpu", out=tmp_path / path.stem, reporter=Reporter()).predictions
+        for path in (spoilt, out)
+    )
+    biased = before.probs * np.exp(done.bias["values"])
+    assert (after.predicted == biased.argmax(axis=1)).all()
+    expected = biased ** (1 / done.calibration["temperature"])
+    assert after.probs == pytest.approx(expected / expected.sum(axis=1, keepdims=True), abs=2e-3)
+    assert done.metrics.war == pytest.approx(after.metrics().war)
+    assert done.bias["war_before"] == pytest.approx(before.metrics().war)
+    assert done.bias["values"][0] > 5
+    assert (before.predicted != 0).all()
+    assert f"Without it: WAR {done.bias['war_before']:.2f}" in done.card.read_text(encoding="utf-8")
+    assert load_native(out).metrics["published"]["bias"]["samples"] == len(before.target)
+
+
 def test_a_model_of_grey_pictures_sees_the_brightness_of_colours(
     model: Path, card: Path, tiny_images: Callable, tmp_path: Path
 ) -> None:
