@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -183,9 +184,14 @@ def _predictions(
 
 
 def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe without the folder that its first weights lay in: it is of this machine."""
-    first = recipe.get("model", {}).get("checkpoint")
-    return {**recipe, "model": {**recipe["model"], "checkpoint": Path(first).name}} if first else recipe
+    """The recipe without the folders of its first weights and its teachers' predictions: they are of this machine."""
+    recipe = copy.deepcopy(recipe)
+    model, data = recipe.get("model", {}), recipe.get("data", {})
+    if model.get("checkpoint"):
+        model["checkpoint"] = Path(model["checkpoint"]).name
+    if data.get("teachers"):  # All are called predictions.csv.
+        data["teachers"] = ["/".join(Path(file).parts[-2:]) for file in data["teachers"]]
+    return recipe
 
 
 def _calibrate(predictions: Predictions) -> Calibration:

@@ -129,6 +129,24 @@ def test_the_card_says_what_was_measured(model: Path, card: Path, tiny_images: C
     assert [picture.name for picture in done.pictures] == ["mine_confusion.png", "mine_calibration.png"]
 
 
+def test_no_folder_of_this_machine_is_published(model: Path, card: Path, tiny_images: Callable, tmp_path: Path) -> None:
+    checkpoint = load_native(model)
+    recipe = {
+        "model": {"checkpoint": "/home/me/runs/a/best.safetensors"},
+        "data": {"teachers": ["/home/me/teacher/predictions.csv", "teacher_2/predictions.csv"]},
+    }
+    save_checkpoint(
+        model, checkpoint.state, model=checkpoint.model, input=checkpoint.input, labels=LABELS, recipe=recipe
+    )
+    out = tmp_path / "mine.safetensors"
+    publish(model, [tiny_images().test], card=card, out=out, device="cpu", reporter=Reporter())
+    assert load_native(out).recipe == {
+        "model": {"checkpoint": "best.safetensors"},
+        "data": {"teachers": ["teacher/predictions.csv", "teacher_2/predictions.csv"]},
+    }
+    assert "/home/me" not in out.with_suffix(".md").read_text(encoding="utf-8")
+
+
 def test_a_card_with_missing_and_unknown_keys_is_refused_before_anything_is_written(
     model: Path, tiny_images: Callable, tmp_path: Path
 ) -> None:
