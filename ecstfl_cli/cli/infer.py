@@ -68,7 +68,7 @@ def infer(
         False,
         "--flip",
         rich_help_panel=MODEL,
-        help="Look at each face and its mirror image, and take the mean: a little more accurate, half as fast.",
+        help="Look at each face and its mirror image, and take the mean: more accurate, twice the computation.",
     ),
     camera: str = typer.Option(
         None, "--camera", rich_help_panel=LOOKING, help="A camera by its number, from 0, or its name."

@@ -112,16 +112,7 @@ def publish(
     predictions = looked_at(files)
     bias, of_bias = np.zeros(len(checkpoint.labels)), {}
     if bias_files:
-        samples = looked_at(bias_files)
-        bias = _fitted_bias(samples)
-        before = predictions.metrics()
-        predictions = replace(predictions, probs=with_bias(predictions.probs, bias).astype(np.float32))
-        of_bias = {
-            "values": [round(value, 4) for value in bias.tolist()],
-            "samples": len(samples.target),
-            "war_before": before.war,
-            "uar_before": before.uar,
-        }
+        predictions, bias, of_bias = _biased(predictions, looked_at(bias_files))
     metrics, calibration = predictions.metrics(), _calibrate(predictions)
     spec = checkpoint.input
     if face_crop:
@@ -213,11 +204,20 @@ def _calibrate(predictions: Predictions) -> Calibration:
     return Calibration(temperature, before, after, numbers)
 
 
-def _fitted_bias(samples: Predictions) -> NDArray[np.float64]:
+def _biased(predictions: Predictions, samples: Predictions) -> tuple[Predictions, NDArray[np.float64], dict[str, Any]]:
+    """The predictions with the bias (K,) of each class that fits `samples` best, the bias, and what is said of it."""
     try:
-        return fit_bias(samples.probs, samples.target)
+        bias = fit_bias(samples.probs, samples.target)
     except ValueError as error:
         raise DataError(f"no bias can be fitted: {error}", "Fit it on a list that the model does well on.") from error
+    before = predictions.metrics()
+    about = {
+        "values": [round(value, 4) for value in bias.tolist()],
+        "samples": len(samples.target),
+        "war_before": before.war,
+        "uar_before": before.uar,
+    }
+    return replace(predictions, probs=with_bias(predictions.probs, bias).astype(np.float32)), bias, about
 
 
 def _calibrated_head(checkpoint: Checkpoint, bias: NDArray[np.float64], temperature: float) -> dict[str, Tensor]:
