@@ -110,7 +110,8 @@ def publish(
         _predictions, model=model, device=device, batch_size=batch_size, label_map=label_map, reporter=reporter
     )
     predictions = looked_at(files)
-    bias, of_bias = np.zeros(len(checkpoint.labels)), {}
+    bias = np.zeros(len(checkpoint.labels))
+    of_bias: dict[str, Any] = {}
     if bias_files:
         predictions, bias, of_bias = _biased(predictions, looked_at(bias_files))
     metrics, calibration = predictions.metrics(), _calibrate(predictions)
