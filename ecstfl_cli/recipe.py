@@ -134,6 +134,18 @@ class ModelSection(Section):
         return ModelSpec(self.backbone, num_classes, self.args, self.temporal_head, self.temporal_args)
 
 
+class DistillationSection(Section):
+    """A trained model to learn from beside the labels, which sees each batch as the network does, mixed or cropped."""
+
+    teacher: str = Field(description="a checkpoint file, a run folder or a name of the catalogue, of the same modality")
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.9, description="the share of what the teacher says in what is learnt; the rest is that of `losses`"
+    )
+    size: Annotated[int, Field(ge=8, le=4096)] | None = Field(
+        default=None, description="H = W that batches are resized to for the teacher, its own input size if not given"
+    )
+
+
 class LossSection(Section):
     """One term of the objective. The weight of `ec_stfl` is the paper's lambda, the reference release's gamma."""
 
@@ -242,6 +254,7 @@ class Recipe(Section):
     augment: AugmentSection = Field(default_factory=AugmentSection)
     model: ModelSection = Field(default_factory=ModelSection)
     losses: dict[str, LossSection] = Field(default_factory=lambda: {"cross_entropy": LossSection()})
+    distillation: DistillationSection | None = None
     optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
     schedule: ScheduleSection = Field(default_factory=ScheduleSection)
     train: TrainSection = Field(default_factory=TrainSection)

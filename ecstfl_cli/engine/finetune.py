@@ -16,6 +16,7 @@ from ecstfl_cli.api import LossContext, ModelSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.components.frame_model import FrameModel
 from ecstfl_cli.engine.checkpoint import initialise, load_native, open_checkpoint
+from ecstfl_cli.engine.distillation import open_teacher
 from ecstfl_cli.engine.distributed import Processes, random_state, set_random_state
 from ecstfl_cli.engine.evaluate import Predictions
 from ecstfl_cli.engine.listed_face_crop import with_listed_face_crop
@@ -109,6 +110,7 @@ class _Training:
         )
         _check_mixing(recipe, objective, reporter)
         _check_soft_labels(recipe, objective, reporter)
+        teacher = open_teacher(recipe, self.labels, reporter)
         self.trainer = Trainer(
             recipe,
             processes,
@@ -117,9 +119,11 @@ class _Training:
             self.loaders.order,
             reporter,
             self.loaders.soft_targets,
+            teacher,
         )
         self.writer = RunWriter(run, recipe, self.labels, spec, model_spec, self.data, processes.device, reporter)
-        self.fingerprint = self.data.fingerprint()
+        self.taught_by = teacher.fingerprint if teacher else ""
+        self.fingerprint = self.data.fingerprint() + self.taught_by
         self.chooser = next(iter(self.data.val), None)
         # Dropout differs between processes; the main one continues the sequence that built the network.
         if processes.rank:
@@ -141,6 +145,7 @@ class _Training:
         settings = {
             "precision": self.trainer.precision,
             "processes": self.processes.count,
+            "teacher": self.taught_by or None,
             "parallel": resolve_parallel(self.recipe.train.parallel) if self.processes.count > 1 else None,
         }
         self._write(lambda: self.writer.begin(self.progress, settings))

@@ -176,11 +176,13 @@ def _predictions(
 
 
 def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe without the folders of its first weights and its teachers' predictions: they are of this machine."""
+    """The recipe without the folders of its first weights and its teachers, which are of this machine."""
     recipe = copy.deepcopy(recipe)
     model, data = recipe.get("model", {}), recipe.get("data", {})
     if model.get("checkpoint"):
         model["checkpoint"] = Path(model["checkpoint"]).name
+    if distillation := recipe.get("distillation"):
+        distillation["teacher"] = Path(distillation["teacher"]).name
     if data.get("teachers"):  # All are called predictions.csv.
         data["teachers"] = ["/".join(Path(file).parts[-2:]) for file in data["teachers"]]
     return recipe

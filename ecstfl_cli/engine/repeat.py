@@ -15,7 +15,7 @@ from ecstfl_cli.engine.run_folder import RunFolder
 from ecstfl_cli.errors import EcstflError
 
 # What may change results; the rest of environment.json says where and when.
-COMPARED = ("versions", "device", "precision", "processes", "threads", "git", "code", "data")
+COMPARED = ("versions", "device", "precision", "processes", "threads", "teacher", "git", "code", "data")
 
 
 def require_run(path: Path) -> RunFolder:

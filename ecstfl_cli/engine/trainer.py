@@ -18,6 +18,7 @@ from ecstfl_cli.components.frame_model import FrameModel
 from ecstfl_cli.components.mixing import Mix, Mixing
 from ecstfl_cli.engine.anomaly import LayerWatch
 from ecstfl_cli.engine.averaging import MovingAverage
+from ecstfl_cli.engine.distillation import Teacher, distilled
 from ecstfl_cli.engine.distributed import Processes
 from ecstfl_cli.engine.epoch_log import EpochTotals, RecentLosses
 from ecstfl_cli.engine.evaluate import Predictions, merged, predict
@@ -52,6 +53,7 @@ class Trainer:
         order: TrainingOrder,
         reporter: Reporter,
         soft_targets: Tensor | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         train, device = recipe.train, processes.device
         self.recipe, self.processes, self.reporter = recipe, processes, reporter
@@ -69,8 +71,11 @@ class Trainer:
             self.model.network = convert(self.model.network, device)
         # Infinite gradients of fp16 are part of how its scale is found.
         self.anomalies = LayerWatch(self.model, self.precision != "fp16") if train.detect_anomaly else None
+        self.teacher = None if teacher is None else teacher.to(device)
         if train.compile:
             self.model.compile()
+            if self.teacher is not None:
+                self.teacher.model.compile()
         self.module = in_parallel(self.model, parallel, processes, same_buffers=train.sync_batchnorm)
         self.objective = objective.to(device)
         # A loss may have parameters of its own, such as class centres.
@@ -201,6 +206,10 @@ class Trainer:
             clip_ids = batch.clip_ids if processes.count == 1 else list(recent.clip_ids_of(step))
             soft = None if self.soft_targets is None else self.soft_targets[self.order.batch(step)].to(target.device)
             loss, terms = self.objective(logits, features, target, Batch(batch.frames, target, clip_ids, soft), mix)
+            if self.teacher is not None:
+                with self._autocast():
+                    said = processes.gather(self.teacher(batch.frames), total)
+                loss, terms["distillation"] = distilled(loss, logits, said, self.teacher.weight)
             self.scaler.scale(loss / in_update).backward()
         recent.add(step, loss.detach(), terms)
         totals.add(loss.detach(), (logits.detach().argmax(dim=1) == target).sum(), terms, total)

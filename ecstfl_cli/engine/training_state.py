@@ -127,7 +127,7 @@ def check_fits(state: SavedState, order: dict[str, Any], fingerprint: str, folde
     if state.fingerprint != fingerprint:
         raise CheckpointError(
             f"{folder} was written with another training list, label map or split, or other votes or teachers",
-            "Resume with the recipe, the path files and the teachers' predictions of that run, or start a new run.",
+            "Resume with the recipe, the path files and the teachers of that run, or start a new run.",
         )
     changed = {key: value for key, value in state.order.items() if order.get(key) != value}
     if changed and state.progress.step:

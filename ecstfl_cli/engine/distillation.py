@@ -1,0 +1,100 @@
+"""Knowledge distillation with the teacher at hand: it sees every training batch as the network does."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from ecstfl_cli.components.frame_model import FrameModel
+from ecstfl_cli.engine.checkpoint import build_network, open_checkpoint
+from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.runtime import use_channels_last
+from ecstfl_cli.errors import CheckpointError
+from ecstfl_cli.labels import LabelMap, join
+from ecstfl_cli.recipe import Recipe
+
+
+class Teacher(nn.Module):
+    """A trained model that says what is in a batch: cropped, mirrored and mixed as it is, not what its labels say.
+
+    That is what makes distillation gain from long training: the teacher is consistent (Beyer et al. 2022).
+    """
+
+    to_labels: Tensor
+
+    def __init__(self, model: FrameModel, size: int, weight: float, to_labels: Tensor) -> None:
+        super().__init__()
+        self.model, self.size, self.weight = model.eval().requires_grad_(False), size, weight
+        self.register_buffer("to_labels", to_labels, persistent=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what it says by: its weights, and the size at which it looks; to twelve digits."""
+        digest = sha256(str(self.size).encode())
+        for name, tensor in self.model.network.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor) -> Tensor:
+        """Probabilities (B, K) of frames (B, [T,] H, W, 3), uint8 or, where they are mixed, float from 0 to 255."""
+        stills = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2).float()
+        size = (self.size, self.size)
+        if stills.shape[-2:] != size:
+            stills = F.interpolate(stills, size, mode="bilinear", antialias=max(stills.shape[-2:]) > self.size)
+        resized = stills.permute(0, 2, 3, 1).reshape(*frames.shape[:-3], *size, 3)
+        found = self.model(resized)[0].float().softmax(dim=-1) @ self.to_labels
+        return found / found.sum(dim=-1, keepdim=True)
+
+
+def open_teacher(recipe: Recipe, labels: LabelMap, reporter: Reporter) -> Teacher | None:
+    """The recipe's teacher, where it has one, on the CPU.
+
+    Raises CheckpointError where it cannot be opened, sees clips in place of stills or the other way round, takes other
+    numbers of frames, or lacks a class of `labels`.
+    """
+    if recipe.distillation is None:
+        return None
+    section = recipe.distillation
+    checkpoint = open_checkpoint(section.teacher, reporter=reporter)
+    spec, own = checkpoint.input, recipe.input.to_spec()
+    for key, here, there in (
+        ("modality", own.modality, spec.modality),
+        ("number of frames", own.sampling.num_frames, spec.sampling.num_frames),
+    ):
+        if here != there:
+            raise CheckpointError(
+                f"the teacher {section.teacher} cannot see these batches: its {key} is {there}, the recipe's {here}",
+                "Choose another distillation.teacher, or learn from its predictions.csv: data.teachers.",
+            )
+        if own.modality == "img":
+            break  # Stills have no frames.
+    joined = join(checkpoint.labels, labels)
+    if joined.unused:
+        raise CheckpointError(
+            f"the teacher {section.teacher} has no class {', '.join(joined.unused)}; "
+            f"it has {', '.join(checkpoint.labels.names)}",
+            "A teacher knows every class that its pupil learns.",
+        )
+    to_labels = torch.zeros(len(checkpoint.labels), len(labels))
+    for row, column in enumerate(joined.indices):
+        if column is not None:
+            to_labels[row, column] = 1
+    network: Any = build_network(checkpoint)
+    use_channels_last(network)
+    size = section.size or spec.size
+    reporter.note(f"teacher {checkpoint.source}: {checkpoint.model.backbone} at {size}x{size}")
+    return Teacher(FrameModel(network, spec), size, section.weight, to_labels)
+
+
+def distilled(loss: Tensor, logits: Tensor, said: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """(1 - weight) x loss + weight x cross-entropy of logits (B, K) with what the teacher said (B, K).
+
+    The second value is that cross-entropy, detached. Hinton et al. 2015, at temperature 1.
+    """
+    term = F.cross_entropy(logits.float(), said)
+    return (1 - weight) * loss + weight * term, term.detach()
