@@ -97,6 +97,41 @@ def test_gates_on_a_single_position_stay_in_fp32(tmp_path):
     assert convolutions(tmp_path / "m.onnx").count(True) == 5 * 2 + 3
 
 
+def sums(path: Path) -> list[bool]:
+    """Of each sum of a file, in order, whether all that it adds are integers."""
+    graph = onnx.load(path).graph
+    integer = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return [integer.issuperset(node.input) for node in graph.node if node.op_type == "Add"]
+
+
+def test_the_sums_of_residual_blocks_are_in_integers(tmp_path):
+    """Five blocks of compact_resnet; the first one's other summand is the convolution on the pixels."""
+    checkpoint = load_native(save_small_model(tmp_path / "m.safetensors", "img", backbone="compact_resnet"))
+    graph = InferenceGraph(FrameModel(build_network(checkpoint), checkpoint.input)).eval()
+    OnnxInt8Exporter().export(graph, torch.from_numpy(pictures(16)), tmp_path / "m.onnx", {})
+    assert sums(tmp_path / "m.onnx").count(True) == 5
+
+
+class Shifted(nn.Module):
+    """Adds a constant to feature maps, and tokens made of them to themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.arange(8.0).reshape(1, 8, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = (x.relu() + self.shift).flatten(2)
+        return (tokens + tokens.relu() * 2).mean(dim=2)
+
+
+def test_sums_with_constants_and_of_anything_but_feature_maps_stay_in_fp32(tmp_path):
+    torch.manual_seed(0)
+    graph = Chain(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), Shifted()).eval()
+    OnnxInt8Exporter().export(graph, torch.from_numpy(pictures(16)), tmp_path / "m.onnx", {})
+    assert convolutions(tmp_path / "m.onnx") == [False, True]
+    assert sums(tmp_path / "m.onnx") == [False, False]
+
+
 class Chain(nn.Module):
     """Layers as a network of frames (B, …, H, W, 3) in [0, 1], channels first, to logits."""
 

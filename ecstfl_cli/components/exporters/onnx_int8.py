@@ -23,13 +23,16 @@ from ecstfl_cli.errors import ExportError
 
 # Samples in which the ranges of values are looked for at a time.
 _BATCH = 16
+# What stands between convolutions in residual networks.
+_BETWEEN = ("Add", "AveragePool")
 
 
 class OnnxInt8Exporter(OnnxExporter):
     """An `.onnx` file of the same inputs and outputs, its convolutions in int8 (Jacob et al., CVPR 2018).
 
     Weights have a scale for each output channel; activations one for each tensor, from the least and the greatest value
-    that the samples give it. The convolutions on the pixels stay in fp32, where a network has hardly any arithmetic and
+    that the samples give it. What adds feature maps or averages neighbours in them is in int8, too, so that a residual
+    block needs no fp32. The convolutions on the pixels stay in fp32, where a network has hardly any arithmetic and
     loses most, and so do those on a single position (squeeze-and-excitation), where it has next to none.
     """
 
@@ -78,7 +81,7 @@ def _quantise(plain: Path, quantised: Path, samples: np.ndarray) -> None:
         _reader(samples),
         quant_format=QuantFormat.QDQ,
         # A ReLU is a matter of the range that its convolution is quantised to, and costs nothing then.
-        op_types_to_quantize=["Conv", "Relu", "Clip"],
+        op_types_to_quantize=["Conv", "Relu", "Clip", *_BETWEEN],
         nodes_to_exclude=_in_fp32(onnx.load(folded)),
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
@@ -103,21 +106,35 @@ def _reader(samples: np.ndarray) -> Any:
 
 
 def _in_fp32(model: Any) -> list[str]:
-    """Names of the convolutions that stay as they are: with no other one before them, or of a single position."""
+    """Names of the nodes that stay as they are.
+
+    Convolutions with no other one before them, or of a single position; sums and averages that are of anything but
+    feature maps of the other ones.
+    """
     from onnx.shape_inference import infer_shapes
 
     shapes = {
         value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
         for value in infer_shapes(model, data_prop=True).graph.value_info
     }
+    constants = {value.name for value in model.graph.initializer}
     kept: list[str] = []
     after: set[str] = set()
+    quantised: set[str] = set()
     for node in model.graph.node:
         convolved = any(name in after for name in node.input)
+        shape = shapes.get(node.output[0], [])
         if node.op_type == "Conv":
-            positions = shapes.get(node.output[0], [])[2:]
-            if not convolved or (positions and set(positions) == {1}):
+            if not convolved or (shape[2:] and set(shape[2:]) == {1}):
                 kept.append(node.name)
+            else:
+                quantised.update(node.output)
+        elif node.op_type in _BETWEEN:
+            is_of_maps = len(shape) >= 4 and not constants.intersection(node.input)
+            if not is_of_maps or not quantised.intersection(node.input):
+                kept.append(node.name)
+        if quantised.intersection(node.input):
+            quantised.update(node.output)
         if convolved or node.op_type == "Conv":
             after.update(node.output)
     return kept
