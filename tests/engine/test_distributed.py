@@ -29,6 +29,7 @@ from ecstfl_cli.engine.parallel import FSDP_ON_CPU
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.training_state import states
 from ecstfl_cli.recipe import LossSection, Recipe
+from tests.small_model import save_small_model
 
 # Without kinks: where an activation lies within rounding of a ReLU's, two right gradients differ.
 SMOOTH = """
@@ -152,8 +153,10 @@ def test_several_processes_train_as_one_does(recipe: Callable, processes: int) -
     assert json.loads((together / "environment.json").read_text())["processes"] == processes
 
 
-def test_mixup_accumulation_clipping_and_average_are_the_same_too(recipe: Callable) -> None:
+def test_mixup_accumulation_clipping_average_and_a_teacher_are_the_same_too(recipe: Callable, tmp_path: Path) -> None:
+    teacher = save_small_model(tmp_path / "teacher.safetensors", "img")
     changes = {
+        "distillation": {"teacher": str(teacher), "weight": 0.5},
         "augment": {"mixup": 0.5, "cutmix": 1.0, "mix_prob": 0.7},
         "optimizer": {"momentum": 0.9, "clip_norm": 0.5},
         "train": {"accumulate": 2, "ema": 0.9, "epochs": 2},
