@@ -176,8 +176,10 @@ def _predictions(
 
 
 def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe without the folders of its first weights and its teachers, which are of this machine."""
+    """The recipe without the folders of its first weights, its teachers and its runs, which are of this machine."""
     recipe = copy.deepcopy(recipe)
+    if recipe.get("output"):
+        recipe["output"] = Path(recipe["output"]).name
     model, data = recipe.get("model", {}), recipe.get("data", {})
     if model.get("checkpoint"):
         model["checkpoint"] = Path(model["checkpoint"]).name
