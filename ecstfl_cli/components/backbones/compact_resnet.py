@@ -17,7 +17,7 @@ class CompactResNet(LinearHead):
     Networks for ImageNet have shrunk a 48-pixel face to 12x12 before their first block, and brows and mouth with it.
     `widths` and `depths` are the channels and blocks of each stage; each stage but the first halves the resolution,
     averaging on the shortcut (He et al. 2019). With `excitation` every block ends in squeeze-and-excitation (Hu et al.
-    2018), which costs a quarter of the time in int8. A random part of the blocks, up to `drop_path` for the last one,
+    2018), which stays in fp32 where the rest is int8. A random part of the blocks, up to `drop_path` for the last one,
     is skipped in training (Huang et al. 2016). D = widths[-1].
     """
 
