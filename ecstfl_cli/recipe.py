@@ -144,6 +144,9 @@ class DistillationSection(Section):
     size: Annotated[int, Field(ge=8, le=4096)] | None = Field(
         default=None, description="H = W that batches are resized to for the teacher, its own input size if not given"
     )
+    flip: bool = Field(
+        default=False, description="the teacher sees each batch and its mirror image, as `ecstfl infer --flip` does"
+    )
 
 
 class LossSection(Section):

@@ -109,6 +109,7 @@ def publish(
     ),
     face_margin: float = typer.Option(0.1, "--face-margin", help="With --face-align: margin, as part of the side."),
     grey: bool = typer.Option(False, "--grey", help="It was trained on grey pictures: have it see colours as grey."),
+    half: bool = typer.Option(False, "--half", help="Write kernels and matrices in fp16: a file of half the size."),
     label_map: str = typer.Option(
         None, "--label-map", help="Label map of the path files, if `prepare` did not note it."
     ),
@@ -133,6 +134,7 @@ def publish(
         bias_files=class_bias or (),
         face_crop=FaceCrop(align=face_align, margin=face_margin) if face_align else None,  # type: ignore[arg-type]
         grey=grey,
+        half=half,
         label_map=label_map_from(label_map) if label_map else None,
         reporter=console.TerminalReporter(),
     )

@@ -26,15 +26,16 @@ class Teacher(nn.Module):
 
     to_labels: Tensor
 
-    def __init__(self, model: FrameModel, size: int, weight: float, to_labels: Tensor) -> None:
+    def __init__(self, model: FrameModel, size: int, weight: float, flip: bool, to_labels: Tensor) -> None:
         super().__init__()
-        self.model, self.size, self.weight = model.eval().requires_grad_(False), size, weight
+        self.model = model.eval().requires_grad_(False)
+        self.size, self.weight, self.flip = size, weight, flip
         self.register_buffer("to_labels", to_labels, persistent=False)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what it says by: its weights, and the size at which it looks; to twelve digits."""
-        digest = sha256(str(self.size).encode())
+        """SHA-256 of what it says by: its weights, and the size and the sides it looks at; to twelve digits."""
+        digest = sha256(f"{self.size} {self.flip}".encode())
         for name, tensor in self.model.network.state_dict().items():
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
@@ -47,7 +48,9 @@ class Teacher(nn.Module):
         if stills.shape[-2:] != size:
             stills = F.interpolate(stills, size, mode="bilinear", antialias=max(stills.shape[-2:]) > self.size)
         resized = stills.permute(0, 2, 3, 1).reshape(*frames.shape[:-3], *size, 3)
-        found = self.model(resized)[0].float().softmax(dim=-1) @ self.to_labels
+        views = [resized, resized.flip(-2)] if self.flip else [resized]
+        probs = torch.stack([self.model(view)[0].float().softmax(dim=-1) for view in views]).mean(dim=0)
+        found = probs @ self.to_labels
         return found / found.sum(dim=-1, keepdim=True)
 
 
@@ -88,7 +91,7 @@ def open_teacher(recipe: Recipe, labels: LabelMap, reporter: Reporter) -> Teache
     use_channels_last(network)
     size = section.size or spec.size
     reporter.note(f"teacher {checkpoint.source}: {checkpoint.model.backbone} at {size}x{size}")
-    return Teacher(FrameModel(network, spec), size, section.weight, to_labels)
+    return Teacher(FrameModel(network, spec), size, section.weight, section.flip, to_labels)
 
 
 def distilled(loss: Tensor, logits: Tensor, said: Tensor, weight: float) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 
 from ecstfl_cli.components.calibration import Reliability
@@ -117,10 +118,11 @@ def _bias_text(bias: Mapping[str, Any], metrics: Metrics, names: Sequence[str]) 
 def _model_table(path: Path, checkpoint: Checkpoint) -> str:
     spec, model = checkpoint.input, checkpoint.model
     parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
+    stored = ", stored in fp16" if any(t.dtype == torch.float16 for t in checkpoint.state.values()) else ""
     crop = spec.face_crop
     rows = [
         ("file", f"`{path.name}`"),
-        ("network", f"`{model.backbone}` {dict(model.args) or ''}, {parameters / 1e6:.2f} M parameters"),
+        ("network", f"`{model.backbone}` {dict(model.args) or ''}, {parameters / 1e6:.2f} M parameters{stored}"),
         ("input", f"{spec.modality}, {spec.size}x{spec.size}, resize {spec.resize}"),
         ("faces", f"`{crop.detector}`, {crop.align}, margin {crop.margin:g}" if crop else "as given"),
         ("classes", checkpoint.labels.describe()),

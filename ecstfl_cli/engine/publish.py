@@ -85,6 +85,7 @@ def publish(
     bias_files: Sequence[str | Path] = (),
     face_crop: FaceCrop | None = None,
     grey: bool = False,
+    half: bool = False,
     label_map: LabelMap | None = None,
     device: str = "auto",
     batch_size: int = 64,
@@ -98,7 +99,8 @@ def publish(
     pictures, soft labels and class weights leave a model with classes that it names too seldom. `face_crop`
     replaces the recipe's, where faces were cropped before they came here; it cuts at the model's size. `grey` says that
     the model was trained on grey pictures: its first convolution then sees the brightness of colours (ITU-R 601), and
-    grey pictures as before. Raises EcstflError.
+    grey pictures as before. With `half` the file has half the size: kernels and matrices but the classifier's are in
+    fp16, and all that is measured is measured with them; networks compute in fp32 as before. Raises EcstflError.
     """
     if out.suffix != ".safetensors":
         raise CheckpointError(
@@ -106,8 +108,11 @@ def publish(
         )
     about = read_card(card)
     checkpoint = open_checkpoint(model, reporter=reporter)
+    run = Path(checkpoint.source).parent
+    if half:
+        checkpoint = replace(checkpoint, state=_in_half(checkpoint))
     looked_at = partial(
-        _predictions, model=model, device=device, batch_size=batch_size, label_map=label_map, reporter=reporter
+        _predictions, checkpoint, device=device, batch_size=batch_size, label_map=label_map, reporter=reporter
     )
     predictions = looked_at(files)
     bias = np.zeros(len(checkpoint.labels))
@@ -143,26 +148,31 @@ def publish(
         data=ready.data,
         card=about.model_dump(),
     )
-    pictures, page = write_card(out, about, ready, metrics, calibration, of_bias, Path(checkpoint.source).parent)
+    pictures, page = write_card(out, about, ready, metrics, calibration, of_bias, run)
     return Published(out, pictures, page, metrics, calibration.numbers, of_bias)
 
 
 def _predictions(
+    checkpoint: Checkpoint,
     files: Sequence[str | Path],
     *,
-    model: str | Path,
     device: str,
     batch_size: int,
     label_map: LabelMap | None,
     reporter: Reporter,
 ) -> Predictions:
     """What the model says of the samples in the path files. Raises DataError where one has no label."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = folder / "model.safetensors"
+        save_checkpoint(
+            model, checkpoint.state, model=checkpoint.model, input=checkpoint.input, labels=checkpoint.labels
+        )
         predictions = infer(
             files,
             model=model,
             device=device,
-            out=Path(folder) / "out",
+            out=folder / "out",
             batch_size=batch_size,
             label_map=label_map,
             reporter=reporter,
@@ -230,9 +240,7 @@ def _calibrated_head(checkpoint: Checkpoint, bias: NDArray[np.float64], temperat
 
     Its outputs are linear in it. Raises CheckpointError where it has no bias to add to.
     """
-    network = bare(lambda: build_model(checkpoint.model, checkpoint.input.modality))
-    state = dict(checkpoint.state)
-    head = [key for key in head_dimensions(network, checkpoint.model.num_classes) if key in state]
+    state, head = dict(checkpoint.state), _head(checkpoint)
     biases = [key for key in head if state[key].ndim == 1]
     if bias.any():
         if len(biases) != 1:
@@ -242,6 +250,27 @@ def _calibrated_head(checkpoint: Checkpoint, bias: NDArray[np.float64], temperat
             )
         state[biases[0]] = state[biases[0]] + torch.from_numpy(bias).to(state[biases[0]].dtype)
     return state | {key: state[key] / temperature for key in head}
+
+
+def _in_half(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The weights, those of two and more dimensions in fp16 but for the classifier's, which is calibrated later.
+
+    Raises CheckpointError where a value is too large for fp16.
+    """
+    head = _head(checkpoint)
+    state = {
+        key: tensor.half() if tensor.is_floating_point() and tensor.ndim >= 2 and key not in head else tensor
+        for key, tensor in checkpoint.state.items()
+    }
+    if infinite := [key for key, tensor in state.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(f"weights too large for fp16: {', '.join(infinite)}", "Leave --half out.")
+    return state
+
+
+def _head(checkpoint: Checkpoint) -> list[str]:
+    """The keys of the classifier."""
+    network = bare(lambda: build_model(checkpoint.model, checkpoint.input.modality))
+    return [key for key in head_dimensions(network, checkpoint.model.num_classes) if key in checkpoint.state]
 
 
 def _seeing_brightness(state: dict[str, Tensor], spec: InputSpec) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from ecstfl_cli.engine.objective import Objective
 from ecstfl_cli.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from ecstfl_cli.engine.parallel import full, gradients_summed, in_parallel, load_network, load_optimizer, local
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.runtime import resolve_parallel, resolve_precision, use_channels_last
+from ecstfl_cli.engine.runtime import keep_depthwise_in_fp32, resolve_parallel, resolve_precision, use_channels_last
 from ecstfl_cli.engine.samples import KIND
 from ecstfl_cli.engine.stages import hold_frozen_norms
 from ecstfl_cli.engine.training_state import Progress
@@ -72,6 +72,8 @@ class Trainer:
         # Infinite gradients of fp16 are part of how its scale is found.
         self.anomalies = LayerWatch(self.model, self.precision != "fp16") if train.detect_anomaly else None
         self.teacher = None if teacher is None else teacher.to(device)
+        if device.type == "cpu" and self.precision == "bf16":
+            keep_depthwise_in_fp32(self.network)
         if train.compile:
             self.model.compile()
             if self.teacher is not None:

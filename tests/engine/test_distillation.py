@@ -60,6 +60,18 @@ def test_batches_are_resized_to_the_teachers_size_or_the_one_given(
     assert own.fingerprint != given.fingerprint
 
 
+def test_a_teacher_may_see_the_mirror_image_too(tiny_images: Callable, tmp_path: Path, teacher: Path) -> None:
+    data = tiny_images()
+    plain = open_teacher(taught(data, tmp_path, teacher), DFEW, Reporter())
+    both = open_teacher(taught(data, tmp_path, teacher, flip=True), DFEW, Reporter())
+    assert plain is not None
+    assert both is not None
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8))
+    torch.testing.assert_close(both(frames), (plain(frames) + plain(frames.flip(2))) / 2)
+    assert not torch.allclose(both(frames), plain(frames))
+    assert both.fingerprint != plain.fingerprint
+
+
 def test_classes_are_joined_by_name_and_others_left_out(tiny_images: Callable, tmp_path: Path) -> None:
     eight = LabelMap("eight", ("contempt", *reversed(DFEW.names)))
     other = save_small_model(tmp_path / "eight.safetensors", "img", temporal_head=None, labels=eight)

@@ -18,7 +18,7 @@ from ecstfl_cli.engine.infer import infer
 from ecstfl_cli.engine.model_source import open_model
 from ecstfl_cli.engine.publish import publish
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
 
 LABELS = LabelMap("three", ("happy", "sad", "neutral"))
@@ -113,6 +113,31 @@ def test_a_model_of_grey_pictures_sees_the_brightness_of_colours(
     scaled = old ** (1 / temperature)
     assert new.numpy() == pytest.approx((scaled / scaled.sum(dim=1, keepdim=True)).numpy(), abs=1e-3)
     assert seen.numpy() == pytest.approx(new.numpy(), abs=0.1), "but for the rounding of grey levels"
+
+
+def test_half_the_size_holds_what_was_measured(model: Path, card: Path, tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=3, per_class=8)
+    out = tmp_path / "half.safetensors"
+    done = publish(model, [data.test], card=card, out=out, half=True, device="cpu", reporter=Reporter())
+    before, after = load_native(model).state, load_native(out).state
+    halved = {key for key, tensor in after.items() if tensor.dtype == torch.float16}
+    assert halved == {key for key, tensor in before.items() if tensor.ndim >= 2 and not key.startswith("head.")}
+    for key in halved:
+        assert torch.equal(after[key], before[key].half())
+    assert "stored in fp16" in done.card.read_text(encoding="utf-8")
+    found = infer([data.test], model=out, device="cpu", out=tmp_path / "found", reporter=Reporter()).predictions
+    assert found.metrics().war == pytest.approx(done.metrics.war)
+    network = open_model(out, device="cpu", reporter=Reporter())
+    assert network.logits(torch.zeros((1, 24, 24, 3), dtype=torch.uint8)).dtype == torch.float32
+
+
+def test_weights_too_large_for_half_are_told(model: Path, card: Path, tiny_images: Callable, tmp_path: Path) -> None:
+    checkpoint = load_native(model)
+    key = next(key for key, tensor in checkpoint.state.items() if tensor.ndim == 4)
+    checkpoint.state[key][0] = 1e6
+    save_checkpoint(model, checkpoint.state, model=checkpoint.model, input=checkpoint.input, labels=checkpoint.labels)
+    with pytest.raises(CheckpointError, match=rf"too large for fp16: {key}"):
+        publish(model, [tiny_images().test], card=card, out=tmp_path / "x.safetensors", half=True, reporter=Reporter())
 
 
 def test_the_card_says_what_was_measured(model: Path, card: Path, tiny_images: Callable, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from ecstfl_cli.engine import runtime
 from ecstfl_cli.engine.reporter import Advance, Reporter
@@ -192,6 +194,23 @@ def test_a_run_in_bf16_trains_says_so_and_warns_where_it_is_slow(
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert losses[0] != losses[1]
     assert all(tensor.dtype != torch.bfloat16 for tensor in weights(half.folder).values())
+
+
+def test_depthwise_convolutions_may_stay_in_fp32_under_autocast() -> None:
+    depthwise, grouped, pointwise = nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 8, 1)
+    network = nn.Sequential(depthwise, grouped, pointwise)
+    keys = list(network.state_dict())
+    runtime.keep_depthwise_in_fp32(network)
+    assert list(network.state_dict()) == keys
+    copied = copy.deepcopy(network)
+    x = torch.rand(2, 4, 6, 6)
+    for layers in (network, copied):
+        with torch.autocast("cpu", torch.bfloat16):
+            dtypes = [layer(x).dtype for layer in layers]
+        assert dtypes == [torch.float32, torch.bfloat16, torch.bfloat16]
+    with torch.no_grad():
+        copied[0].weight.zero_()
+    assert network[0](x).abs().max() > copied[0](x).abs().max()
 
 
 def test_fp16_on_a_cpu_is_refused_before_anything_is_left(tiny_images: Callable, tmp_path: Path) -> None:
