@@ -97,6 +97,29 @@ def test_gates_on_a_single_position_stay_in_fp32(tmp_path):
     assert convolutions(tmp_path / "m.onnx").count(True) == 5 * 2 + 3
 
 
+def largest_weights(path: Path) -> list[int]:
+    """Of each convolution of a file in integers, in order, the greatest size of a weight."""
+    graph = onnx.load(path).graph
+    weights = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
+    integer = {node.output[0]: weights.get(node.input[0]) for node in graph.node if node.op_type == "DequantizeLinear"}
+    found = [integer.get(node.input[1]) for node in graph.node if node.op_type == "Conv"]
+    return [int(np.abs(w.astype(int)).max()) for w in found if w is not None]
+
+
+def test_weights_have_seven_bits_and_those_of_depthwise_convolutions_eight(tmp_path):
+    """MobileNet v1: a convolution on the pixels, then 13 times one for each channel and one on single positions."""
+    checkpoint = load_native(
+        save_small_model(tmp_path / "m.safetensors", "img", backbone="timm/mobilenetv1_100", temporal_head=None)
+    )
+    graph = InferenceGraph(FrameModel(build_network(checkpoint), checkpoint.input)).eval()
+    OnnxInt8Exporter().export(graph, torch.from_numpy(pictures(16)), tmp_path / "m.onnx", {})
+    found = largest_weights(tmp_path / "m.onnx")
+    # The last ones see a single position, and stay in fp32.
+    assert len(found) >= 20
+    assert set(found[::2]) == {127}
+    assert set(found[1::2]) == {64}
+
+
 def sums(path: Path) -> list[bool]:
     """Of each sum of a file, in order, whether all that it adds are integers."""
     graph = onnx.load(path).graph

@@ -30,10 +30,11 @@ _BETWEEN = ("Add", "AveragePool")
 class OnnxInt8Exporter(OnnxExporter):
     """An `.onnx` file of the same inputs and outputs, its convolutions in int8 (Jacob et al., CVPR 2018).
 
-    Weights have a scale for each output channel; activations one for each tensor, from the least and the greatest value
-    that the samples give it. What adds feature maps or averages neighbours in them is in int8, too, so that a residual
-    block needs no fp32. The convolutions on the pixels stay in fp32, where a network has hardly any arithmetic and
-    loses most, and so do those on a single position (squeeze-and-excitation), where it has next to none.
+    Weights have a scale for each output channel, and 7 bits, in depthwise convolutions 8; activations have a scale for
+    each tensor, from the least and the greatest value that the samples give it. What adds feature maps or averages
+    neighbours in them is in int8, too, so that a residual block needs no fp32. The convolutions on the pixels stay in
+    fp32, where a network has hardly any arithmetic and loses most, and so do those on a single position
+    (squeeze-and-excitation), where it has next to none.
     """
 
     suffix = ".int8.onnx"
@@ -75,6 +76,7 @@ def _quantise(plain: Path, quantised: Path, samples: np.ndarray) -> None:
 
     folded = plain.with_name("folded.onnx")
     quant_pre_process(plain, folded, skip_symbolic_shape=True)
+    model = onnx.load(folded)
     quantize_static(
         folded,
         quantised,
@@ -82,13 +84,32 @@ def _quantise(plain: Path, quantised: Path, samples: np.ndarray) -> None:
         quant_format=QuantFormat.QDQ,
         # A ReLU is a matter of the range that its convolution is quantised to, and costs nothing then.
         op_types_to_quantize=["Conv", "Relu", "Clip", *_BETWEEN],
-        nodes_to_exclude=_in_fp32(onnx.load(folded)),
+        nodes_to_exclude=_in_fp32(model),
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
-        # Weights of 7 bits: sums of two products fit into 16, so that CPUs without VNNI compute the same.
+        # Weights of 7 bits: sums of two products fit into 16, so that CPUs without VNNI compute the same. Depthwise
+        # convolutions, which lose most by it, have no such sums.
         reduce_range=True,
+        extra_options={
+            "TensorQuantOverrides": {
+                name: [{"quant_type": QuantType.QInt8, "axis": 0, "reduce_range": False}]
+                for name in _depthwise_weights(model)
+            }
+        },
     )
+
+
+def _depthwise_weights(model: Any) -> list[str]:
+    """Names of the weights (C, 1, ...) of convolutions with a group for each channel."""
+    shapes = {value.name: list(value.dims) for value in model.graph.initializer}
+    return [
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type == "Conv"
+        for attribute in node.attribute
+        if attribute.name == "group" and attribute.i > 1 and shapes.get(node.input[1], [])[:2] == [attribute.i, 1]
+    ]
 
 
 def _reader(samples: np.ndarray) -> Any:
