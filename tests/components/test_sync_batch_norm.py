@@ -13,12 +13,12 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch import multiprocessing as mp
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from ecstfl_cli.components.sync_batch_norm import GlobalBatchNorm, convert
 from ecstfl_cli.errors import EcstflError
+from tests.processes import run_in_processes
 
 CPU = torch.device("cpu")
 C = 6
@@ -154,7 +154,7 @@ def _process(rank: int, processes: int, folder: Path) -> None:
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of the processes found."""
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(_process, (request.param, folder), nprocs=request.param)
+    run_in_processes(_process, (request.param, folder), request.param)
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 

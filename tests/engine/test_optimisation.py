@@ -21,6 +21,7 @@ from ecstfl_cli.engine.optimisation import build_optimizer, build_schedule, clip
 from ecstfl_cli.engine.parallel import FSDP_ON_CPU
 from ecstfl_cli.errors import RecipeError
 from ecstfl_cli.recipe import OptimizerSection, ScheduleSection
+from tests.processes import run_in_processes
 
 CPU = torch.device("cpu")
 needs_fsdp = pytest.mark.skipif(
@@ -345,7 +346,7 @@ def _clipped_steps(name: str, network: nn.Module, objective: Any, part: slice) -
 @needs_fsdp
 def test_sharded_parameters_are_clipped_and_updated_as_whole_ones(tmp_path: Path) -> None:
     results = tmp_path / "results.pt"
-    torch.multiprocessing.spawn(_step_of_shards, (str(tmp_path / "rendezvous"), str(results)), nprocs=2)
+    run_in_processes(_step_of_shards, (str(tmp_path / "rendezvous"), str(results)), 2)
     sharded = torch.load(results)
     for name, (norms, parameters) in sharded.items():
         network, objective = _network_and_objective()
