@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DFEW = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
@@ -47,6 +48,24 @@ def real_data() -> Callable[[str], Path]:
     return locate
 
 
+# --- what takes long -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of runs in this process are a single pixel but in tests marked `pictures`.
+
+    To draw them takes three times as long as the few steps of training that tests need.
+    """
+    if request.node.get_closest_marker("pictures"):
+        return
+
+    def save(_figure: object, path: Path) -> None:
+        Image.new("L", (1, 1)).save(path)
+
+    monkeypatch.setattr("ecstfl_cli.report.plots._save", save)
+
+
 # --- small data -----------------------------------------------------------------------------------------------------
 
 
@@ -65,7 +84,6 @@ def _write_image(path: Path, label: int, classes: int, size: int, seed: int) -> 
     import colorsys
 
     import numpy as np
-    from PIL import Image
 
     colour = np.array(colorsys.hsv_to_rgb(label / classes, 0.8, 0.8)) * 255
     noise = np.random.default_rng(seed).normal(0, 30, (size, size, 3))

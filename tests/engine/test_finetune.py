@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from ecstfl_cli.engine.finetune import RunResult, finetune
 from ecstfl_cli.engine.prepare import prepare_dataset
@@ -38,6 +39,7 @@ def run(recipe: Recipe, resume: Path | None = None) -> RunResult:
     return train(recipe, resume=resume)
 
 
+@pytest.mark.pictures
 def test_a_run_leaves_everything_a_table_needs(tiny_images: Callable, tmp_path: Path) -> None:
     data = tiny_images(classes=3, per_class=8)
     result = run(recipe_for(data, tmp_path / "runs", losses={"cross_entropy": {}, "ec_stfl": {"weight": 10.0}}))
@@ -52,10 +54,14 @@ def test_a_run_leaves_everything_a_table_needs(tiny_images: Callable, tmp_path: 
         "best.safetensors",
         "curves.png",
         "confusion.png",
+        "samples.png",
         "predictions.csv",
         "log.txt",
         "state",
     }
+    for name in ("curves", "confusion", "samples"):
+        with Image.open(result.folder / f"{name}.png") as picture:
+            assert picture.width > 500
     table = pd.read_csv(result.folder / "metrics.csv")
     assert table["epoch"].tolist() == [1, 2]
     assert {"lr", "train_loss", "train_war", "loss_cross_entropy", "loss_ec_stfl", "val_war", "val_uar"} <= set(table)

@@ -41,6 +41,7 @@ def names(result: InferResult) -> list[str]:
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.pictures
 def test_a_path_file_gives_predictions_and_metrics_that_agree(run, tiny_clips, clip_model):
     data = tiny_clips(classes=4, per_class=3)
     result = run(data.test, model=clip_model, label_map=DFEW)
@@ -59,6 +60,7 @@ def test_a_path_file_gives_predictions_and_metrics_that_agree(run, tiny_clips, c
     assert metrics["per_class"]["fear"]["recall"] is None
     with Image.open(result.out / "confusion.png") as picture:
         assert picture.format == "PNG"
+        assert picture.width > 500
 
 
 def test_without_labels_there_are_predictions_only(run, tiny_clips, clip_model):

@@ -7,6 +7,8 @@ from PIL import Image
 from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.report.plots import plot_confusion, plot_curves, plot_samples
 
+pytestmark = pytest.mark.pictures
+
 
 def pixels(path) -> np.ndarray:
     with Image.open(path) as image:
