@@ -24,7 +24,7 @@ NETWORKS = [
     ("torchvision/resnet18", "gru"),
     ("timm/test_resnet", "mean"),
     ("timm/test_resnet", "lstm"),
-    ("timm/test_efficientnet", "transformer"),
+    ("timm/test_resnet", "transformer"),
     ("torchvision/mobilenet_v3_small", "still"),
     ("timm/test_convnext", "still"),
     ("timm/test_nfnet", "still"),
