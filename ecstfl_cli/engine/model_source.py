@@ -23,7 +23,7 @@ from ecstfl_cli.errors import CheckpointError, DeviceError, suggest
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.resources import shipped
 
-SHIPPED = "fer2013_compact"
+SHIPPED = "fer2013_mobilenet80"
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
