@@ -36,7 +36,7 @@ def export(
         "--tolerance",
         min=0.0,
         help="Largest difference of logits from PyTorch, relative to the largest logit where that exceeds 1; 1e-4 if "
-        "not given. With --samples the largest share of them whose most probable class is another; 0.03 if not given.",
+        "not given. With --samples the largest share of them whose most probable class is another; 0.06 if not given.",
     ),
     device: Device = typer.Option(Device.cpu, "--device", help="Where PyTorch computes its side of the comparison."),
     backbone: str = typer.Option(
