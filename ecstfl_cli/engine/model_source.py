@@ -183,5 +183,8 @@ def _candidates(runs: Path, folder: Path) -> Iterator[Path]:
     for metrics in finished:
         weights = (metrics.with_name("best.safetensors"), metrics.with_name("last.safetensors"))
         yield from [path for path in weights if path.is_file()][:1]
+    # What a person has put there comes before what ships, and of that the default first.
+    ours = {path.name for path in shipped("checkpoint_load").glob("*.safetensors")}
     for place in dict.fromkeys((folder, shipped("checkpoint_load"))):
-        yield from (path for path in sorted(place.glob("*.safetensors")) if has_metadata(path))
+        files = sorted(place.glob("*.safetensors"), key=lambda p: (p.name in ours, p.stem != SHIPPED, p.name))
+        yield from (path for path in files if has_metadata(path))

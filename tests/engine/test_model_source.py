@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -154,5 +155,10 @@ def test_without_a_run_a_checkpoint_of_the_folder_is_taken_and_else_it_says_what
         run(data.test)
     checkpoint = save_small_model(tmp_path / "checkpoint_load" / "mine.safetensors")
     assert Path(run(data.test).model.source).samefile(checkpoint)
-    # What ships is for images.
+    # What ships is for images, and a person's own file comes before it.
     assert Path(run(data.root / "clips/test_sad_0/1.jpg").model.source).samefile(shipped_model())
+    copied = tmp_path / "checkpoint_load" / shipped_model().name
+    shutil.copy(shipped_model(), copied)
+    assert Path(run(data.root / "clips/test_sad_0/1.jpg").model.source).samefile(copied)
+    own = save_small_model(tmp_path / "checkpoint_load" / "my_stills.safetensors", "img")
+    assert Path(run(data.root / "clips/test_sad_0/1.jpg").model.source).samefile(own)
