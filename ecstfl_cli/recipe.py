@@ -27,6 +27,13 @@ Frozen = Annotated[
     Annotated[int, Field(ge=0)] | list[str],
     must_be("the number of first stages to freeze, or a list of parameter name prefixes"),
 ]
+Teachers = Annotated[
+    str | Annotated[list[str], Field(min_length=1)], must_be("the name of a model, or a list of several")
+]
+Side = Annotated[int, Field(ge=8, le=4096)]
+TeacherSize = Annotated[
+    Side | list[Side] | None, must_be("a side of 8 to 4096 pixels, or a list of one for each teacher")
+]
 Workers = Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], must_be("a whole number from 0, or auto")]
 SaveEvery = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)? ?min$")],
@@ -57,7 +64,7 @@ class InputSection(Section):
     """What the model sees; stored with its weights. See api.InputSpec."""
 
     modality: Literal["img", "video"] = "video"
-    size: Annotated[int, Field(ge=8, le=4096)] = 112
+    size: Side = 112
     sampling: SamplingSection = Field(default_factory=SamplingSection)
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     mean: Annotated[list[float], Field(min_length=3, max_length=3)] = Field(default_factory=lambda: [0.0, 0.0, 0.0])
@@ -84,7 +91,7 @@ class RandAugmentSection(Section):
 class AugmentSection(Section):
     """Training augmentation, the same for every frame of a clip. The defaults are the reference release's."""
 
-    size: Annotated[int, Field(ge=8, le=4096)] | None = Field(
+    size: Side | None = Field(
         default=None,
         description="H = W in training, input.size if not given; random crops enlarge faces, so that less than it is "
         "faster and fits the evaluation better (Touvron et al. 2019)",
@@ -135,18 +142,37 @@ class ModelSection(Section):
 
 
 class DistillationSection(Section):
-    """A trained model to learn from beside the labels, which sees each batch as the network does, mixed or cropped."""
+    """Trained models to learn from beside the labels, which see each batch as the network does, mixed or cropped."""
 
-    teacher: str = Field(description="a checkpoint file, a run folder or a name of the catalogue, of the same modality")
+    teacher: Teachers = Field(
+        description="a checkpoint file, a run folder or a name of the catalogue, of the same modality; of several, the "
+        "mean of their probabilities counts"
+    )
     weight: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.9, description="the share of what the teacher says in what is learnt; the rest is that of `losses`"
     )
-    size: Annotated[int, Field(ge=8, le=4096)] | None = Field(
-        default=None, description="H = W that batches are resized to for the teacher, its own input size if not given"
+    size: TeacherSize = Field(
+        default=None,
+        description="H = W that batches are resized to for the teacher, its own input size if not given; one for all "
+        "teachers or one for each",
     )
     flip: bool = Field(
         default=False, description="the teacher sees each batch and its mirror image, as `ecstfl infer --flip` does"
     )
+
+    @property
+    def teachers(self) -> list[tuple[str, int | None]]:
+        """Each teacher with the size of its pictures, None being its own."""
+        names = [self.teacher] if isinstance(self.teacher, str) else self.teacher
+        sizes = self.size if isinstance(self.size, list) else [self.size] * len(names)
+        return list(zip(names, sizes, strict=True))
+
+    def inconsistencies(self) -> list[Problem]:
+        """Settings that contradict each other, as (key path, what is wrong)."""
+        count = 1 if isinstance(self.teacher, str) else len(self.teacher)
+        if isinstance(self.size, list) and len(self.size) != count:
+            return [(("distillation", "size"), f"names {len(self.size)} sizes, and there are {count} teachers")]
+        return []
 
 
 class LossSection(Section):
@@ -277,6 +303,7 @@ class Recipe(Section):
         if not any(term.weight > 0 for term in self.losses.values()):
             found.append((("losses",), "at least one term needs a weight above 0"))
         found += self.data.inconsistencies()
+        found += self.distillation.inconsistencies() if self.distillation else []
         if model.temporal_head and self.input.modality == "img":
             found.append((("model", "temporal_head"), "is for clips, and input.modality is img"))
         if model.temporal_args and not model.temporal_head:

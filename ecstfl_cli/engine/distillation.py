@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -19,37 +20,54 @@ from ecstfl_cli.recipe import Recipe
 
 
 class Teacher(nn.Module):
-    """A trained model that says what is in a batch: cropped, mirrored and mixed as it is, not what its labels say.
+    """One trained model or several that say what is in a batch: cropped, mirrored and mixed as it is, not its labels.
 
-    That is what makes distillation gain from long training: the teacher is consistent (Beyer et al. 2022).
+    That is what makes distillation gain from long training: the teacher is consistent (Beyer et al. 2022). Of several
+    the mean of what they say counts.
     """
 
-    to_labels: Tensor
-
-    def __init__(self, model: FrameModel, size: int, weight: float, flip: bool, to_labels: Tensor) -> None:
+    def __init__(self, models: Sequence[TeacherModel], weight: float) -> None:
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
-        self.size, self.weight, self.flip = size, weight, flip
-        self.register_buffer("to_labels", to_labels, persistent=False)
+        self.models = list(models)
+        self.holder = nn.ModuleList(models)  # So that they move with it.
+        self.weight = weight
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what it says by: its weights, and the size and the sides it looks at; to twelve digits."""
-        digest = sha256(f"{self.size} {self.flip}".encode())
-        for name, tensor in self.model.network.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        """SHA-256 of what it says by: its weights, and the sizes and the sides it looks at; to twelve digits."""
+        digest = sha256()
+        for model in self.models:
+            digest.update(f"{model.size} {model.flip}".encode())
+            for name, tensor in model.frames.network.state_dict().items():
+                digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
         """Probabilities (B, K) of frames (B, [T,] H, W, 3), uint8 or, where they are mixed, float from 0 to 255."""
+        return torch.stack([model(frames) for model in self.models]).mean(dim=0)
+
+
+class TeacherModel(nn.Module):
+    """One model that teaches, at a size, from one side or both; `to_labels` (its classes, K) joins classes by name."""
+
+    to_labels: Tensor
+
+    def __init__(self, frames: FrameModel, size: int, flip: bool, to_labels: Tensor) -> None:
+        super().__init__()
+        self.frames = frames.eval().requires_grad_(False)
+        self.size, self.flip = size, flip
+        self.register_buffer("to_labels", to_labels, persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Probabilities (B, K) of a batch, as the teacher's."""
         stills = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2).float()
         size = (self.size, self.size)
         if stills.shape[-2:] != size:
             stills = F.interpolate(stills, size, mode="bilinear", antialias=max(stills.shape[-2:]) > self.size)
         resized = stills.permute(0, 2, 3, 1).reshape(*frames.shape[:-3], *size, 3)
         views = [resized, resized.flip(-2)] if self.flip else [resized]
-        probs = torch.stack([self.model(view)[0].float().softmax(dim=-1) for view in views]).mean(dim=0)
+        probs = torch.stack([self.frames(view)[0].float().softmax(dim=-1) for view in views]).mean(dim=0)
         found = probs @ self.to_labels
         return found / found.sum(dim=-1, keepdim=True)
 
@@ -57,13 +75,19 @@ class Teacher(nn.Module):
 def open_teacher(recipe: Recipe, labels: LabelMap, reporter: Reporter) -> Teacher | None:
     """The recipe's teacher, where it has one, on the CPU.
 
-    Raises CheckpointError where it cannot be opened, sees clips in place of stills or the other way round, takes other
-    numbers of frames, or lacks a class of `labels`.
+    Raises CheckpointError where a model of it cannot be opened, sees clips in place of stills or the other way round,
+    takes other numbers of frames, or lacks a class of `labels`.
     """
-    if recipe.distillation is None:
-        return None
     section = recipe.distillation
-    checkpoint = open_checkpoint(section.teacher, reporter=reporter)
+    if section is None:
+        return None
+    models = [_open_model(name, size, recipe, labels, reporter) for name, size in section.teachers]
+    return Teacher(models, section.weight)
+
+
+def _open_model(name: str, size: int | None, recipe: Recipe, labels: LabelMap, reporter: Reporter) -> TeacherModel:
+    assert recipe.distillation is not None
+    checkpoint = open_checkpoint(name, reporter=reporter)
     spec, own = checkpoint.input, recipe.input.to_spec()
     for key, here, there in (
         ("modality", own.modality, spec.modality),
@@ -71,7 +95,7 @@ def open_teacher(recipe: Recipe, labels: LabelMap, reporter: Reporter) -> Teache
     ):
         if here != there:
             raise CheckpointError(
-                f"the teacher {section.teacher} cannot see these batches: its {key} is {there}, the recipe's {here}",
+                f"the teacher {name} cannot see these batches: its {key} is {there}, the recipe's {here}",
                 "Choose another distillation.teacher, or learn from its predictions.csv: data.teachers.",
             )
         if own.modality == "img":
@@ -79,8 +103,7 @@ def open_teacher(recipe: Recipe, labels: LabelMap, reporter: Reporter) -> Teache
     joined = join(checkpoint.labels, labels)
     if joined.unused:
         raise CheckpointError(
-            f"the teacher {section.teacher} has no class {', '.join(joined.unused)}; "
-            f"it has {', '.join(checkpoint.labels.names)}",
+            f"the teacher {name} has no class {', '.join(joined.unused)}; it has {', '.join(checkpoint.labels.names)}",
             "A teacher knows every class that its pupil learns.",
         )
     to_labels = torch.zeros(len(checkpoint.labels), len(labels))
@@ -89,9 +112,9 @@ def open_teacher(recipe: Recipe, labels: LabelMap, reporter: Reporter) -> Teache
             to_labels[row, column] = 1
     network: Any = build_network(checkpoint)
     use_channels_last(network)
-    size = section.size or spec.size
-    reporter.note(f"teacher {checkpoint.source}: {checkpoint.model.backbone} at {size}x{size}")
-    return Teacher(FrameModel(network, spec), size, section.weight, section.flip, to_labels)
+    side = size or spec.size
+    reporter.note(f"teacher {checkpoint.source}: {checkpoint.model.backbone} at {side}x{side}")
+    return TeacherModel(FrameModel(network, spec), side, recipe.distillation.flip, to_labels)
 
 
 def distilled(loss: Tensor, logits: Tensor, said: Tensor, weight: float) -> tuple[Tensor, Tensor]:

@@ -194,7 +194,9 @@ def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
     if model.get("checkpoint"):
         model["checkpoint"] = Path(model["checkpoint"]).name
     if distillation := recipe.get("distillation"):
-        distillation["teacher"] = Path(distillation["teacher"]).name
+        teacher = distillation["teacher"]
+        several = isinstance(teacher, list)
+        distillation["teacher"] = [Path(name).name for name in teacher] if several else Path(teacher).name
     if data.get("teachers"):  # All are called predictions.csv.
         data["teachers"] = ["/".join(Path(file).parts[-2:]) for file in data["teachers"]]
     return recipe

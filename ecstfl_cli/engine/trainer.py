@@ -77,7 +77,8 @@ class Trainer:
         if train.compile:
             self.model.compile()
             if self.teacher is not None:
-                self.teacher.model.compile()
+                for taught_by in self.teacher.models:
+                    taught_by.frames.compile()
         self.module = in_parallel(self.model, parallel, processes, same_buffers=train.sync_batchnorm)
         self.objective = objective.to(device)
         # A loss may have parameters of its own, such as class centres.

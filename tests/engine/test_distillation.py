@@ -72,6 +72,36 @@ def test_a_teacher_may_see_the_mirror_image_too(tiny_images: Callable, tmp_path:
     assert both.fingerprint != plain.fingerprint
 
 
+def test_of_several_teachers_the_mean_counts_each_at_its_size(
+    tiny_images: Callable, tmp_path: Path, teacher: Path
+) -> None:
+    data = tiny_images()
+    other = save_small_model(tmp_path / "other.safetensors", "img", temporal_head=None, size=32, seed=1)
+    names = [str(teacher), str(other)]
+
+    def opened(**section: Any) -> Any:
+        recipe = small_recipe(data, tmp_path, distillation=section)
+        return open_teacher(recipe, DFEW, Reporter())
+
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8))
+    both = opened(teacher=names)
+    torch.testing.assert_close(both(frames), (opened(teacher=names[0])(frames) + opened(teacher=names[1])(frames)) / 2)
+    sized = opened(teacher=names, size=[64, 40])
+    expected = (opened(teacher=names[0], size=64)(frames) + opened(teacher=names[1], size=40)(frames)) / 2
+    torch.testing.assert_close(sized(frames), expected)
+    torch.testing.assert_close(opened(teacher=names, size=56)(frames), opened(teacher=names, size=[56, 56])(frames))
+    assert len({one.fingerprint for one in (both, sized, opened(teacher=names[::-1]))}) == 3
+
+
+def test_several_teachers_teach_a_run(tiny_images: Callable, tmp_path: Path, teacher: Path) -> None:
+    data = tiny_images()
+    other = save_small_model(tmp_path / "other.safetensors", "img", temporal_head=None, seed=1)
+    section = {"teacher": [str(teacher), str(other)], "size": [48, 32], "flip": True}
+    recipe = small_recipe(data, tmp_path / "runs", distillation=section)
+    terms = pd.read_csv(train(recipe).folder / "metrics.csv")["loss_distillation"]
+    assert (np.isfinite(terms) & (terms > 0)).all()
+
+
 def test_classes_are_joined_by_name_and_others_left_out(tiny_images: Callable, tmp_path: Path) -> None:
     eight = LabelMap("eight", ("contempt", *reversed(DFEW.names)))
     other = save_small_model(tmp_path / "eight.safetensors", "img", temporal_head=None, labels=eight)
@@ -162,6 +192,9 @@ def test_a_teacher_that_cannot_teach_is_told(tiny_images: Callable, tmp_path: Pa
     ("section", "key", "message"),
     [
         ({}, "distillation.teacher", "is missing"),
+        ({"teacher": []}, "distillation.teacher", "the name of a model, or a list of several"),
+        ({"teacher": ["a", "b"], "size": [112]}, "distillation.size", "names 1 sizes, and there are 2 teachers"),
+        ({"teacher": "a", "size": 4}, "distillation.size", "a side of 8 to 4096 pixels"),
         ({"teacher": "a", "weight": 0.0}, "distillation.weight", "must be above 0"),
         ({"teacher": "a", "temperature": 2}, "distillation.temperature", "unknown"),
     ],

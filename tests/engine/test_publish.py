@@ -162,7 +162,7 @@ def test_no_folder_of_this_machine_is_published(model: Path, card: Path, tiny_im
     recipe = {
         "model": {"checkpoint": "/home/me/runs/a/best.safetensors"},
         "data": {"teachers": ["/home/me/teacher/predictions.csv", "teacher_2/predictions.csv"]},
-        "distillation": {"teacher": "/home/me/teacher.safetensors", "weight": 0.9, "size": None},
+        "distillation": {"teacher": ["/home/me/teacher.safetensors", "other"], "weight": 0.9, "size": None},
         "output": "/home/me/runs",
     }
     save_checkpoint(
@@ -173,7 +173,7 @@ def test_no_folder_of_this_machine_is_published(model: Path, card: Path, tiny_im
     assert load_native(out).recipe == {
         "model": {"checkpoint": "best.safetensors"},
         "data": {"teachers": ["teacher/predictions.csv", "teacher_2/predictions.csv"]},
-        "distillation": {"teacher": "teacher.safetensors", "weight": 0.9, "size": None},
+        "distillation": {"teacher": ["teacher.safetensors", "other"], "weight": 0.9, "size": None},
         "output": "runs",
     }
     assert "/home/me" not in out.with_suffix(".md").read_text(encoding="utf-8")
