@@ -10,7 +10,7 @@ import typer
 from ecstfl_cli.cli import console
 
 if TYPE_CHECKING:
-    from ecstfl_cli.api import InputSpec
+    from ecstfl_cli.api import InputSpec, ModelSpec
     from ecstfl_cli.engine.catalogue import CatalogueEntry
     from ecstfl_cli.engine.checkpoint import Checkpoint
     from ecstfl_cli.labels import LabelMap
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     checkpoints.command("show")(show)
     checkpoints.command("download")(download)
     checkpoints.command("publish")(publish)
+    checkpoints.command("ensemble")(ensemble)
     app.add_typer(checkpoints, name="checkpoints")
 
 
@@ -150,6 +151,21 @@ def publish(
         console.out.print(f"wrote {path}", markup=False)
 
 
+def ensemble(
+    models: list[str] = typer.Argument(help="Checkpoint files, run folders or names of the catalogue, two or more."),
+    out: Path = typer.Option(..., "--out", help="The .safetensors file to write."),
+) -> None:
+    """Put several models into one file, which says what they say on average.
+
+    The file is a checkpoint like any other, for `infer`, `export` and `publish`, and a teacher for `finetune`.
+    """
+    from ecstfl_cli.engine.ensemble import ensemble as write_ensemble
+
+    path = write_ensemble(models, out=out, reporter=console.TerminalReporter())
+    console.out.print(f"wrote {path}", markup=False)
+    console.out.print(f"next: ecstfl infer --model {path} ...", markup=False)
+
+
 def _entry_dict(entry: CatalogueEntry) -> dict[str, Any]:
     from ecstfl_cli.engine import catalogue
 
@@ -192,7 +208,8 @@ def _checkpoint_dict(checkpoint: Checkpoint) -> dict[str, Any]:
 def _checkpoint_text(checkpoint: Checkpoint) -> dict[str, str]:
     """What a reader wants to know; `--json` holds everything."""
     model = checkpoint.model
-    arguments = "".join(f", {key} {value}" for key, value in model.args.items())
+    arguments = "".join(f", {key} {value}" for key, value in model.args.items() if not _members(model))
+    members = [f"{member['model']['backbone']} at {member['size']}x{member['size']}" for member in _members(model)]
     head = f", {model.temporal_head} over the frames" if model.temporal_head else ""
     parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
     return {
@@ -200,6 +217,7 @@ def _checkpoint_text(checkpoint: Checkpoint) -> dict[str, str]:
         "name": checkpoint.card.get("name", ""),
         "licence": checkpoint.card.get("licence", ""),
         "backbone": f"{model.backbone}{arguments}{head}, {parameters / 1e6:.1f} M parameters",
+        "members": ", ".join(members),
         "classes": _classes_text(checkpoint.labels),
         "input": _input_text(checkpoint.input),
         "recipe": checkpoint.recipe.get("name", ""),
@@ -209,6 +227,11 @@ def _checkpoint_text(checkpoint: Checkpoint) -> dict[str, str]:
         "written by": ", ".join(f"{library} {version}" for library, version in checkpoint.versions.items()),
         "notes": "; ".join(checkpoint.notes),
     }
+
+
+def _members(model: ModelSpec) -> list[dict[str, Any]]:
+    """The networks of an ensemble."""
+    return model.args.get("members", []) if model.backbone == "ensemble" else []
 
 
 def _classes_text(labels: LabelMap) -> str:

@@ -76,6 +76,18 @@ def test_show_tells_what_a_native_file_holds(cli: Cli, native: Path) -> None:
     assert shown["metrics"] == {"epoch": 3, "val_war": 61.234}
 
 
+def test_an_ensemble_is_written_and_shown_by_its_members(cli: Cli, native: Path, tmp_path: Path) -> None:
+    result = cli("checkpoints", "ensemble", native, native, "--out", "both.safetensors", cwd=tmp_path)
+    assert result.exit_code == 0
+    assert "ecstfl infer --model both.safetensors" in result.stdout
+    shown = cli("checkpoints", "show", "both.safetensors", cwd=tmp_path).stdout
+    assert "timm/mobilenetv3_small_050 at 48x48, timm/mobilenetv3_small_050 at 48x48" in shown
+    assert "'model'" not in shown
+    alone = cli("checkpoints", "ensemble", native, "--out", "alone.safetensors", cwd=tmp_path)
+    assert alone.exit_code == 1
+    assert "two models at least" in alone.stderr
+
+
 def test_show_tells_what_a_foreign_file_holds_and_what_is_left_out(cli: Cli, tmp_path: Path) -> None:
     network = torchvision.models.resnet18(num_classes=8)
     torch.save({"epoch": 4, "state_dict": network.state_dict(), "best_acc": 0.5}, tmp_path / "other.pth")
