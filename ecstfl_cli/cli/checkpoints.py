@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ecstfl_cli.labels import LabelMap
 
 FOLDER = Path("checkpoint_load")
+MODELS = "Checkpoint files, run folders or names of the catalogue, two or more."
 STYLES = {"changed": "red", "verified": "green"}
 
 
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     checkpoints.command("download")(download)
     checkpoints.command("publish")(publish)
     checkpoints.command("ensemble")(ensemble)
+    checkpoints.command("average")(average)
     app.add_typer(checkpoints, name="checkpoints")
 
 
@@ -152,18 +154,36 @@ def publish(
 
 
 def ensemble(
-    models: list[str] = typer.Argument(help="Checkpoint files, run folders or names of the catalogue, two or more."),
+    models: list[str] = typer.Argument(help=MODELS),
     out: Path = typer.Option(..., "--out", help="The .safetensors file to write."),
 ) -> None:
     """Put several models into one file, which says what they say on average.
 
     The file is a checkpoint like any other, for `infer`, `export` and `publish`, and a teacher for `finetune`.
     """
-    from ecstfl_cli.engine.ensemble import ensemble as write_ensemble
+    from ecstfl_cli.engine.combine import ensemble as write_ensemble
 
-    path = write_ensemble(models, out=out, reporter=console.TerminalReporter())
-    console.out.print(f"wrote {path}", markup=False)
-    console.out.print(f"next: ecstfl infer --model {path} ...", markup=False)
+    write_ensemble(models, out=out, reporter=console.TerminalReporter())
+    console.out.print(f"wrote {out}", markup=False)
+    console.out.print(f"next: ecstfl infer FILES --model {out}", markup=False)
+
+
+def average(
+    models: list[str] = typer.Argument(help=MODELS),
+    out: Path = typer.Option(..., "--out", help="The .safetensors file to write."),
+    share: list[float] = typer.Option(
+        None, "--share", help="The share of a model, once for each in their order; equal if not given."
+    ),
+) -> None:
+    """Average the weights of models that were finetuned from the same ones: as fast as one, often better than each.
+
+    Models that were trained at different sizes leave a file to finetune from: batch norm has to find its means anew.
+    """
+    from ecstfl_cli.engine.combine import average as write_average
+
+    write_average(models, out=out, shares=share or None, reporter=console.TerminalReporter())
+    console.out.print(f"wrote {out}", markup=False)
+    console.out.print(f"next: ecstfl infer FILES --model {out}, or finetune with model.checkpoint={out}", markup=False)
 
 
 def _entry_dict(entry: CatalogueEntry) -> dict[str, Any]:

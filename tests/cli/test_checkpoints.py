@@ -79,10 +79,14 @@ def test_show_tells_what_a_native_file_holds(cli: Cli, native: Path) -> None:
 def test_an_ensemble_is_written_and_shown_by_its_members(cli: Cli, native: Path, tmp_path: Path) -> None:
     result = cli("checkpoints", "ensemble", native, native, "--out", "both.safetensors", cwd=tmp_path)
     assert result.exit_code == 0
-    assert "ecstfl infer --model both.safetensors" in result.stdout
+    assert "ecstfl infer FILES --model both.safetensors" in result.stdout
     shown = cli("checkpoints", "show", "both.safetensors", cwd=tmp_path).stdout
     assert "timm/mobilenetv3_small_050 at 48x48, timm/mobilenetv3_small_050 at 48x48" in shown
     assert "'model'" not in shown
+    mean = cli(
+        "checkpoints", "average", native, native, "--share", 3, "--share", 1, "--out", "mean.safetensors", cwd=tmp_path
+    )
+    assert "model.checkpoint=mean.safetensors" in mean.stdout
     alone = cli("checkpoints", "ensemble", native, "--out", "alone.safetensors", cwd=tmp_path)
     assert alone.exit_code == 1
     assert "two models at least" in alone.stderr

@@ -1,4 +1,4 @@
-"""Several checkpoints in one: what it says, in whose classes, and what else can be done with it."""
+"""Several checkpoints as one: what it says, in whose classes, and what else can be done with it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from ecstfl_cli.api import FaceCrop, FrameSampling
 from ecstfl_cli.engine.checkpoint import load_native, save_checkpoint
+from ecstfl_cli.engine.combine import average, ensemble
 from ecstfl_cli.engine.distillation import open_teacher
-from ecstfl_cli.engine.ensemble import ensemble
 from ecstfl_cli.engine.export import export
 from ecstfl_cli.engine.model_source import open_model
 from ecstfl_cli.engine.publish import publish
@@ -40,6 +40,12 @@ def frames(size: int, *lengths: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
 
 
+def together(models: list[Path], folder: Path) -> Path:
+    out = folder / "both.safetensors"
+    ensemble(models, out=out, reporter=Reporter())
+    return out
+
+
 @pytest.fixture
 def members(tmp_path: Path) -> list[Path]:
     return [
@@ -52,7 +58,7 @@ def test_it_says_the_mean_of_what_the_models_say_each_at_its_size_and_by_class_n
     members: list[Path], tmp_path: Path
 ) -> None:
     small, large = members
-    out = ensemble(members, out=tmp_path / "both.safetensors", reporter=Reporter())
+    out = together(members, tmp_path)
     checkpoint = load_native(out)
     assert checkpoint.labels.names == DFEW.names
     assert checkpoint.input.size == 64
@@ -65,7 +71,7 @@ def test_it_says_the_mean_of_what_the_models_say_each_at_its_size_and_by_class_n
 
 def test_clips_are_resized_frame_by_frame(tmp_path: Path) -> None:
     models = [save_small_model(tmp_path / f"{n}.safetensors", size=size) for n, size in enumerate((32, 48))]
-    out = ensemble(models, out=tmp_path / "both.safetensors", reporter=Reporter())
+    out = together(models, tmp_path)
     seen = frames(48, 4)
     shrunk = F.interpolate(seen.flatten(0, 1).permute(0, 3, 1, 2).float(), (32, 32), mode="bilinear", antialias=True)
     small = logprobs(models[0], shrunk.permute(0, 2, 3, 1).unflatten(0, (3, 4)))
@@ -76,7 +82,7 @@ def test_clips_are_resized_frame_by_frame(tmp_path: Path) -> None:
 
 
 def test_it_is_exported_as_any_other(members: list[Path], tmp_path: Path) -> None:
-    out = ensemble(members, out=tmp_path / "both.safetensors", reporter=Reporter())
+    out = together(members, tmp_path)
     done = export(out, reporter=Reporter())
     assert done.comparison.same_class == done.comparison.samples
     assert done.comparison.difference < 1e-4
@@ -86,7 +92,7 @@ def test_it_is_published_and_teaches_as_any_other(members: list[Path], tiny_imag
     about = {key: f"my {key}" for key in ("name", "summary", "data", "licence", "use")}
     card = tmp_path / "about.yaml"
     card.write_text(yaml.safe_dump({**about, "limits": []}), encoding="utf-8")
-    out = ensemble(members, out=tmp_path / "both.safetensors", reporter=Reporter())
+    out = together(members, tmp_path)
     data = tiny_images()
     published = tmp_path / "published.safetensors"
     done = publish(
@@ -115,7 +121,7 @@ def test_faces_are_cut_out_as_for_the_first_that_says_how(members: list[Path], t
     save_checkpoint(
         members[1], last.state, model=last.model, input=replace(last.input, face_crop=crop), labels=last.labels
     )
-    out = ensemble(members[::-1], out=tmp_path / "both.safetensors", reporter=Reporter())
+    out = together(members[::-1], tmp_path)
     assert load_native(out).input.face_crop == crop
     assert load_native(out).labels.names == TURNED.names
 
@@ -144,4 +150,37 @@ def test_models_that_cannot_be_averaged_are_refused_with_the_reason(members: lis
             ensemble(models, out=out, reporter=Reporter())
     with pytest.raises(CheckpointError, match=r"does not end in \.safetensors"):
         ensemble(members, out=tmp_path / "out.pth", reporter=Reporter())
+    assert not out.exists()
+
+
+def test_weights_are_averaged_by_their_shares(tmp_path: Path) -> None:
+    models = [save_small_model(tmp_path / f"{seed}.safetensors", "img", seed=seed) for seed in range(3)]
+    states = [load_native(model).state for model in models]
+    out = tmp_path / "mean.safetensors"
+    average(models, out=out, reporter=Reporter())
+    found = load_native(out)
+    for key, tensor in found.state.items():
+        expected = states[0][key] if not tensor.is_floating_point() else sum(state[key] for state in states) / 3
+        torch.testing.assert_close(tensor, expected)
+    assert (found.input, found.labels.names) == (load_native(models[0]).input, DFEW.names)
+    average(models, out=out, shares=[2, 1, 1], reporter=Reporter())
+    expected = (2 * states[0]["head.weight"] + states[1]["head.weight"] + states[2]["head.weight"]) / 4
+    torch.testing.assert_close(load_native(out).state["head.weight"], expected)
+    average([models[0], models[0]], out=out, reporter=Reporter())
+    torch.testing.assert_close(logprobs(out, frames(32)), logprobs(models[0], frames(32)))
+
+
+def test_weights_that_cannot_be_averaged_are_refused_with_the_reason(members: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    other = save_small_model(tmp_path / "other.safetensors", "img", backbone="grid_cnn")
+    for models, shares, message in (
+        ([members[0], other], None, "of another network"),
+        (members, None, "other classes than"),
+        ([members[0]] * 2, [1.0], "there are 2 models, and the shares are 1"),
+        ([members[0]] * 2, [1.0, 0.0], "Give a positive number for each model"),
+        ([members[0]], None, "two models at least"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            average(models, out=out, shares=shares, reporter=Reporter())
+        assert message in str(caught.value)
     assert not out.exists()
