@@ -96,6 +96,12 @@ class InputSpec:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     face_crop: FaceCrop | None = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the frames of one sample: (T, H, W, 3) for clips, (H, W, 3) for stills."""
+        frames = (self.sampling.num_frames,) if self.modality == "video" else ()
+        return (*frames, self.size, self.size, 3)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for JSON; `from_dict` is its inverse."""
         return asdict(self)

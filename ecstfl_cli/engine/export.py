@@ -122,7 +122,7 @@ def export(
         path=path,
         format=format,
         size=size,
-        input=f"frames uint8 (B, {', '.join(map(str, _shape(spec)))}), RGB",
+        input=f"frames uint8 (B, {', '.join(map(str, spec.shape))}), RGB",
         outputs=f"logits, probs float32 (B, {len(checkpoint.labels)})",
         classes=list(checkpoint.labels.names),
         tolerance=tolerance,
@@ -170,18 +170,13 @@ def made_trials(spec: InputSpec) -> Iterator[np.ndarray]:
         yield _structured(spec, batch_size)
 
 
-def _shape(spec: InputSpec) -> tuple[int, ...]:
-    frames = (spec.sampling.num_frames,) if spec.modality == "video" else ()
-    return (*frames, spec.size, spec.size, 3)
-
-
 def _noise(spec: InputSpec, batch_size: int, generator: np.random.Generator) -> np.ndarray:
-    return generator.integers(0, 256, (batch_size, *_shape(spec)), dtype=np.uint8)
+    return generator.integers(0, 256, (batch_size, *spec.shape), dtype=np.uint8)
 
 
 def _structured(spec: InputSpec, batch_size: int) -> np.ndarray:
     """Ramps across the frame that move with time and differ by channel; then black; then white."""
-    positions = np.indices(_shape(spec))[:-1].sum(axis=0)
+    positions = np.indices(spec.shape)[:-1].sum(axis=0)
     ramp = (positions * 255 // positions.max() + 85 * np.arange(3)).astype(np.uint8)
     return np.stack([ramp, np.zeros_like(ramp), np.full_like(ramp, 255)][:batch_size])
 

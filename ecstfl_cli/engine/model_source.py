@@ -16,6 +16,7 @@ from ecstfl_cli.components.frame_model import FrameModel
 from ecstfl_cli.engine.catalogue import FOLDER
 from ecstfl_cli.engine.checkpoint import build_network, has_metadata, load_native, open_checkpoint
 from ecstfl_cli.engine.export_metadata import read_export_metadata
+from ecstfl_cli.engine.folding import folded
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import resolve_device, resolve_precision, use_channels_last
 from ecstfl_cli.engine.samples import KIND
@@ -110,7 +111,8 @@ def _opened(
     torch_device = resolve_device(device)
     network = build_network(checkpoint)
     use_channels_last(network)
-    model = FrameModel(network, checkpoint.input).eval().to(torch_device)
+    noise = torch.randint(256, (1, *checkpoint.input.shape), generator=torch.Generator().manual_seed(0))
+    model = folded(FrameModel(network, checkpoint.input).eval(), noise.to(torch.uint8)).to(torch_device)
     return InferenceModel(
         source=checkpoint.source,
         backbone=checkpoint.model.backbone,
