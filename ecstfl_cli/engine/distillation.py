@@ -26,10 +26,11 @@ class Teacher(nn.Module):
     the mean of what they say counts.
     """
 
+    models: Sequence[TeacherModel]
+
     def __init__(self, models: Sequence[TeacherModel], weight: float) -> None:
         super().__init__()
-        self.models = list(models)
-        self.holder = nn.ModuleList(models)  # So that they move with it.
+        self.models = nn.ModuleList(models)  # type: ignore[assignment]
         self.weight = weight
 
     @property

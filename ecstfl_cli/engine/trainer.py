@@ -77,8 +77,8 @@ class Trainer:
         if train.compile:
             self.model.compile()
             if self.teacher is not None:
-                for taught_by in self.teacher.models:
-                    taught_by.frames.compile()
+                for member in self.teacher.models:
+                    member.frames.compile()
         self.module = in_parallel(self.model, parallel, processes, same_buffers=train.sync_batchnorm)
         self.objective = objective.to(device)
         # A loss may have parameters of its own, such as class centres.
