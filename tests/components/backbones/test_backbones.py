@@ -46,6 +46,9 @@ FAMILY_MEMBERS: dict[str, list[tuple[str, int, dict[str, Any]]]] = {
     ],
 }
 
+MEMBER = {"model": {"backbone": "grid_cnn", "num_classes": 7}, "mean": [0.5] * 3, "std": [0.2] * 3}
+ARGUMENTS = {"ensemble": {"members": [{**MEMBER, "size": 24}, {**MEMBER, "size": 32}]}}
+
 
 def cases() -> list[Any]:
     found = []
@@ -53,7 +56,7 @@ def cases() -> list[Any]:
         if name.endswith("/"):
             found += [pytest.param(f"{name}{m}", size, args, id=f"{name}{m}") for m, size, args in FAMILY_MEMBERS[name]]
         else:
-            found.append(pytest.param(name, 32, {}, id=name))
+            found.append(pytest.param(name, 32, ARGUMENTS.get(name, {}), id=name))
     return found
 
 
