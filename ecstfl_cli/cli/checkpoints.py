@@ -175,7 +175,7 @@ def average(
         None, "--share", help="The share of a model, once for each in their order; equal if not given."
     ),
 ) -> None:
-    """Average the weights of models that were finetuned from the same ones: as fast as one, often better than each.
+    """Average the weights of models that were finetuned from the same ones: one network, as fast as each of them.
 
     Models that were trained at different sizes leave a file to finetune from: batch norm has to find its means anew.
     """

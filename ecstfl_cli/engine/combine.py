@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ecstfl_cli.api import InputSpec, ModelSpec
+from ecstfl_cli.api import ModelSpec
 from ecstfl_cli.components.backbones.ensemble import Ensemble
 from ecstfl_cli.engine.checkpoint import Checkpoint, differences, open_checkpoint, save_checkpoint
 from ecstfl_cli.engine.reporter import Reporter
@@ -40,7 +40,7 @@ def ensemble(models: Sequence[str | Path], *, out: Path, reporter: Reporter) -> 
     ]
     size = max(member.input.size for member in members)
     crop = next((member.input.face_crop for member in members if member.input.face_crop), None)
-    spec: InputSpec = replace(
+    spec = replace(
         first.input,
         size=size,
         mean=(0.0, 0.0, 0.0),
@@ -142,14 +142,12 @@ def _mean_by_name(labels: LabelMap, theirs: Sequence[LabelMap]) -> Tensor:
 
 
 def _require_alike(first: Checkpoint, other: Checkpoint) -> None:
-    for what, a, b in (
-        ("classes", sorted(first.labels.names), sorted(other.labels.names)),
-        ("modality", first.input.modality, other.input.modality),
-        ("resize", first.input.resize, other.input.resize),
-        ("sampling of frames", first.input.sampling, other.input.sampling),
-    ):
-        if a != b and not (what == "sampling of frames" and first.input.modality == "img"):
+    known = [("classes", sorted(first.labels.names), sorted(other.labels.names))]
+    settings = ["modality", "resize", *(["sampling"] if first.input.modality == "video" else [])]
+    seen = [(name, getattr(first.input, name), getattr(other.input, name)) for name in settings]
+    for what, a, b in (*known, *seen):
+        if a != b:
             raise CheckpointError(
-                f"{first.source} and {other.source} cannot be averaged: their {what} differ, {a} and {b}",
+                f"{first.source} and {other.source} cannot be averaged, they differ in {what}: {a} and {b}",
                 "The models of an ensemble see the same frames and know the same classes.",
             )

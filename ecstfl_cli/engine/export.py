@@ -90,7 +90,7 @@ def export(
     PyTorch, on `device`, and the other runtime see the same frames: made ones, or where the exporter `needs_samples`
     those of the path files `samples`, whose relative paths start from `data_root`. `tolerance` bounds the difference of
     logits, by default 1e-4 (see Comparison), or of real samples the share whose most probable class is another, by
-    default 0.03. Raises ExportError, leaving no file, where it is more, and EcstflError for what cannot be opened.
+    default 0.06. Raises ExportError, leaving no file, where it is more, and EcstflError for what cannot be opened.
     """
     exporter = _exporter(format)
     needs_samples = getattr(exporter, "needs_samples", False)

@@ -141,9 +141,9 @@ def test_models_that_cannot_be_averaged_are_refused_with_the_reason(members: lis
     )
     for models, message in (
         ([members[0]], "two models at least"),
-        ([members[0], six], "their classes differ"),
-        ([members[0], clips], "their modality differ"),
-        ([clips, tmp_path / "longer.safetensors"], "their sampling of frames differ"),
+        ([members[0], six], "they differ in classes"),
+        ([members[0], clips], "they differ in modality"),
+        ([clips, tmp_path / "longer.safetensors"], "they differ in sampling"),
         ([members[0], tmp_path / "none.safetensors"], "none"),
     ):
         with pytest.raises(CheckpointError, match=message):
