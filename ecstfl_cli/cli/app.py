@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -55,6 +56,10 @@ def main() -> None:
     # Threads that spin while they wait for each other take the cores from those they wait for, where loader workers
     # or other programs run, too: a step took up to eight times as long. It is read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for stream in (sys.stdout, sys.stderr):
+        # File names need not be Unicode; what cannot be printed is shown as \\xff instead of ending the command.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except EcstflError as error:

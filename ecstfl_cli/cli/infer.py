@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def infer(
+    ctx: typer.Context,
     inputs: list[str] = typer.Argument(
         None,
         metavar="[VIDEO|IMAGE|DIRECTORY|PATTERN|ADDRESS|PATHFILE|-]...",
@@ -211,7 +212,8 @@ def infer(
     outputs_of = label_map_from(model_label_map) if model_label_map else None
     wanted: ModelModality | None = modality.value if modality else None
     if camera is None and resume is None and merge is None and are_path_files(inputs or ()):
-        _refuse("path files", {"--annotate": annotate, "--report": report, "--shard": shard, "--fps": fps})
+        # --no-faces is what path files are.
+        _refuse(ctx, "path files", "annotate", "report", "shard", panels=[LOOKING], but=() if faces else ("faces",))
         from ecstfl_cli.engine.infer import infer as run_infer
 
         evaluated = run_infer(
@@ -235,7 +237,13 @@ def infer(
         )
         console.print_json(evaluated.to_dict()) if as_json else print_result(evaluated)
         return
-    _refuse("videos and images", {"--label-map": label_map, "--data-root": data_root})
+    if merge:
+        _refuse(ctx, "--merge", "out", "annotate", "report", panels=[MODEL, LOOKING, LISTS, JOB], but=("merge",))
+        if inputs:
+            raise EcstflError(f"{inputs[0]}: not with --merge", "The parts are those of the folder; name nothing else.")
+    if resume:
+        _refuse(ctx, "--resume, which goes on in its folder", "out")
+    _refuse(ctx, "videos and images", panels=[LISTS])
     if fps is not None and every != 1:
         raise typer.BadParameter("--every and --fps both thin frames; give one of them")
     from ecstfl_cli.engine.infer_media import Compute, MediaSettings
@@ -263,8 +271,17 @@ def infer(
     _look(settings, compute, wanted, out, resume, merge, shard, null)
 
 
-def _refuse(what: str, options: Mapping[str, Any]) -> None:
-    if unfit := [name for name, value in options.items() if value]:
+def _refuse(ctx: typer.Context, what: str, *names: str, panels: Sequence[str] = (), but: Sequence[str] = ()) -> None:
+    """Raise EcstflError where options of these names, or of these panels of the help, stand on the command line."""
+    unfit = [
+        option.opts[0]
+        for option in ctx.command.params
+        if (option.name in names or getattr(option, "rich_help_panel", None) in panels)
+        and option.name not in but
+        and (source := ctx.get_parameter_source(option.name or ""))
+        and source.name == "COMMANDLINE"
+    ]
+    if unfit:
         raise EcstflError(f"{', '.join(unfit)}: not for {what}", "Leave it out; see `ecstfl infer --help`.")
 
 
@@ -292,7 +309,7 @@ def _look(
     show = print_lines if as_json else LiveScreen()
     try:
         if parts:
-            result = merge(parts)
+            result = merge(parts, settings.formats)
         else:
             result = infer_media(
                 settings,

@@ -10,6 +10,8 @@ import uuid
 from types import FrameType
 from typing import NoReturn
 
+from ecstfl_cli.engine.processes import cores
+
 OPTION = "--processes"
 
 
@@ -43,7 +45,7 @@ def launch(count: int) -> int:
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")
     # The processes say themselves what is wrong.
     logging.disable(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from ecstfl_cli.engine.face_clip import (
     FaceCropper,
     stamp_of,
 )
+from ecstfl_cli.engine.processes import cores, end_with_parent
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.media.atomic import complete_file
@@ -95,15 +95,14 @@ def crop_sources(jobs: Sequence[CropJob], folder: Path, cropping: FaceCropping, 
 
 def _computed(jobs: Sequence[CropJob], folder: Path, cropping: FaceCropping) -> Iterator[Cropped]:
     """Results as they come: in this process for one worker, else from a pool."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = max(1, min(cropping.workers or cores, len(jobs)))
+    workers = max(1, min(cropping.workers or cores(), len(jobs)))
     if not jobs:
         return
     if workers == 1:
         cropper = FaceCropper(cropping.crop, folder, cropping.device, cropping.workers)
         yield from map(cropper, jobs)
         return
-    arguments = (cropping.crop, folder, cropping.device, max(1, cores // workers))
+    arguments = (cropping.crop, folder, cropping.device, max(1, cores() // workers))
     # Loaded here too, so that a missing detector is one clear error and not one of each worker.
     FaceCropper(*arguments)
     context = multiprocessing.get_context("spawn")
@@ -128,6 +127,7 @@ def _start(crop: FaceCrop, folder: Path, device: str, threads: int) -> None:
     global _cropper
     # Ctrl-C ends workers without a traceback each.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent()
     _cropper = FaceCropper(crop, folder, device, threads)
 
 

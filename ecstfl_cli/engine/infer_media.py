@@ -8,9 +8,10 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from ecstfl_cli.engine.media_worker import OnLive, Worker, nothing
 from ecstfl_cli.engine.recogniser import Recogniser
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.source_summary import SourceSummary
-from ecstfl_cli.engine.sources import Found, find_sources, read_list
+from ecstfl_cli.engine.sources import ANNOTATED, Found, find_sources, read_list
 from ecstfl_cli.errors import DataError, EcstflError, listing
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.atomic import complete_file
@@ -141,10 +142,14 @@ def infer_media(
         _tell_found(job, None, reporter)
     else:
         raise EcstflError(f"{job.out} was begun with other weights than {recogniser.model.source} has now")
+    copies = job.out / ANNOTATED
+    had_copies = copies.exists()
     try:
         _look(job, recogniser, compute, on_live, reporter)
     except BaseException as error:
         if shard.count == 1 and not job.done():
+            if not had_copies:
+                shutil.rmtree(copies, ignore_errors=True)
             job.remove()
             if isinstance(error, KeyboardInterrupt):
                 reporter.warn("stopped before any source was done; nothing was written")
@@ -162,9 +167,13 @@ def describe_problem(source: str, problem: str) -> str:
     return problem if source in problem else f"{source}: {problem}"
 
 
-def merge(out: Path) -> MediaResult:
-    """Put the parts of a job together that shards have left in `out`. Raises EcstflError where some are missing."""
+def merge(out: Path, formats: Sequence[str] = ()) -> MediaResult:
+    """Put the parts of a job together that shards have left in `out`, in these formats besides those it was begun with.
+
+    Raises EcstflError where some parts are missing.
+    """
     job = Job.resume(out, Shard())
+    job.settings = replace(job.settings, formats=tuple(dict.fromkeys((*job.settings.formats, *formats))))
     result = put_together(job)
     if not result.finished:
         raise EcstflError(
@@ -185,8 +194,19 @@ def parse_shard(text: str) -> Shard:
 
 
 def launched_shard() -> Shard:
-    """The part of this process among those that torchrun or the like has started; all of it without one."""
-    return Shard(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    """The part of this process among those that torchrun or the like has started; all of it without one.
+
+    Raises EcstflError where the environment names a part that there is not.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return Shard()
+    rank, count = os.environ.get("RANK", "0"), os.environ["WORLD_SIZE"]
+    if not (rank.isdecimal() and count.isdecimal() and int(rank) < int(count)):
+        raise EcstflError(
+            f"RANK={rank} and WORLD_SIZE={count} in the environment name no part of this job",
+            "RANK goes from 0 to WORLD_SIZE - 1, as torchrun sets them; without a launcher, unset both.",
+        )
+    return Shard(int(rank), int(count))
 
 
 # --- beginning -------------------------------------------------------------------------------------------------------
@@ -328,13 +348,16 @@ def put_together(job: Job) -> MediaResult:
 
     Raises DataError where no source could be looked at, and leaves nothing then.
     """
-    if not job.complete():
+    if not job.complete() and is_unfinished(job.out):
         return MediaResult(job.out, job.labels, job.model, job.settings, job.done(), False, job.missing())
+    if not is_unfinished(job.out):
+        return _put_together_by_another(job)
     result = MediaResult(job.out, job.labels, job.model, job.settings, job.done())
     lock = job.out / f".{UNFINISHED}.lock"
     with FileLock(lock):
-        if not is_unfinished(job.out):  # Another process that was done at the same time has been quicker.
-            return result
+        if not is_unfinished(job.out):
+            lock.unlink(missing_ok=True)
+            return _put_together_by_another(job)
         if all(source.failed for source in result.sources):
             lines = [describe_problem(*problem) for problem in result.problems]
             lock.unlink(missing_ok=True)
@@ -348,6 +371,17 @@ def put_together(job: Job) -> MediaResult:
         lock.unlink(missing_ok=True)
         job.remove()
     return result
+
+
+def _put_together_by_another(job: Job) -> MediaResult:
+    """The result that another process, which was done at the same time, has written."""
+    path = job.out / "summary.json"
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))["sources"]
+    except FileNotFoundError as error:
+        raise DataError("no source could be looked at", "The part that was done last has said why.") from error
+    sources = [SourceSummary.from_dict(source) for source in written]
+    return MediaResult(job.out, job.labels, job.model, job.settings, sources)
 
 
 def _write(job: Job, result: MediaResult) -> None:

@@ -25,6 +25,7 @@ from ecstfl_cli.media.atomic import complete_file
 from ecstfl_cli.media.row_tables import OutputError
 
 VERSION = 1
+JOB = "job.json"
 # Images that are looked at, and lost when a process ends, together.
 IMAGES = 128
 
@@ -157,7 +158,7 @@ class Job:
 
     @classmethod
     def _load(cls, out: Path, shard: Shard) -> Job:
-        path = out / UNFINISHED / "job.json"
+        path = out / UNFINISHED / JOB
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["version"] != VERSION:
@@ -238,6 +239,8 @@ class Job:
 
     def remove(self) -> None:
         """Remove what was needed while the job was unfinished, and the folder where nothing else is in it."""
+        # First what says that it is unfinished: to other processes it is whole or not there.
+        (self.folder / JOB).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.out.is_dir() and not any(self.out.iterdir()):
             self.out.rmdir()
@@ -261,7 +264,7 @@ def normal_path(name: str) -> Path:
 
 def is_unfinished(out: Path) -> bool:
     """Whether a folder holds a job that is not finished."""
-    return (out / UNFINISHED / "job.json").is_file()
+    return (out / UNFINISHED / JOB).is_file()
 
 
 def _units(sources: Sequence[MediaSource]) -> list[Unit]:
@@ -283,7 +286,7 @@ def _begin(out: Path, settings: MediaSettings, model: Mapping[str, Any], sources
         "model": dict(model),
         "sources": [[source.name, source.kind] for source in sources],
     }
-    path = out / UNFINISHED / "job.json"
+    path = out / UNFINISHED / JOB
     try:
         (path.parent / "rows").mkdir(parents=True, exist_ok=True)
         with complete_file(path) as partial:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -14,6 +13,7 @@ import torch
 
 from ecstfl_cli.engine.media_job import Job, Unit
 from ecstfl_cli.engine.media_worker import Worker
+from ecstfl_cli.engine.processes import cores, end_with_parent
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.source_summary import SourceSummary
 from ecstfl_cli.engine.sources import MediaSource
@@ -30,8 +30,7 @@ def media_workers(wanted: int | None, units: int, device: torch.device) -> int:
     """Processes that look at `units` units: `wanted`, else one for every four cores, at most eight, on a GPU at most
     four; never more than there are units."""
     if wanted is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        wanted = min(max(1, cores // CORES_A_VIDEO), MOST_WORKERS if device.type == "cpu" else 4)
+        wanted = min(max(1, cores() // CORES_A_VIDEO), MOST_WORKERS if device.type == "cpu" else 4)
     return max(1, min(wanted, units))
 
 
@@ -91,6 +90,7 @@ def _start(make: Callable[[int], Worker], workers: int) -> None:
     global _worker
     # Ctrl-C reaches every process; the first one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     threads = max(1, torch.get_num_threads() // workers)
     torch.set_num_threads(threads)
     _worker = make(threads)

@@ -23,6 +23,7 @@ from ecstfl_cli.engine import extra_columns
 from ecstfl_cli.engine import manifest as manifests
 from ecstfl_cli.engine.manifest import Split
 from ecstfl_cli.engine.prepared import clean_name, written_together
+from ecstfl_cli.engine.processes import cores
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import KIND
 from ecstfl_cli.errors import DataError, EcstflError, listing
@@ -200,7 +201,7 @@ def _write(
 ) -> dict[str, int]:
     """Encode in threads, a few samples ahead of the writer; the frames of each sample by id."""
     modality = manifest["modality"]
-    threads = workers or os.cpu_count() or 1
+    threads = workers or cores()
     try:
         with (
             ThreadPoolExecutor(threads) as pool,

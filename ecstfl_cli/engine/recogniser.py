@@ -219,8 +219,12 @@ class Recogniser:
     ) -> Iterator[tuple[str, Pixels | DataError, list[FaceResult]]]:
         """(name, pixels, results) of each (name, image), in order; a DataError in place of pixels that cannot be read.
 
-        Reading runs ahead in a thread; images are searched and recognised in batches.
+        Reading runs ahead in a thread; images are searched and recognised in batches. A model for clips looks at none.
         """
+        if self.model.input.modality == "video":
+            for name, _ in named:
+                yield name, DataError(f"{name} is a still, and the model is for clips", "Name a model for stills."), []
+            return
         for batch in prefetched(_image_batches(_read(named)), 1):
             pixels = [image for _, image in batch if not isinstance(image, DataError)]
             found = iter(self._faces_in(pixels))

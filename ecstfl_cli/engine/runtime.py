@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ecstfl_cli import __version__
+from ecstfl_cli.engine.processes import cores
 from ecstfl_cli.errors import DeviceError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -87,10 +88,9 @@ def loader_workers(wanted: int | str, device: torch.device, processes: int = 1) 
     `auto`: half of the cores that this process may use, at most 4, where they compute, too; all but one, at most 16,
     where a GPU does.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = max(1, cores // processes)
+    own = max(1, cores() // processes)
     if isinstance(wanted, int):
-        return min(wanted, cores)
+        return min(wanted, cores())
     return min(4, max(1, own // 2)) if device.type == "cpu" else min(16, max(1, own - 1))
 
 

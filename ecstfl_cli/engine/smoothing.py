@@ -27,8 +27,9 @@ def smoothed(looked: Iterable[Looked], seconds: float, *, live: bool = False) ->
     """The same frames, each face's probs being an exponential mean over time; 0 seconds change nothing.
 
     Of a file, frames before and after count alike, by exp(-|dt| / tau) with tau = `seconds` / 2, so that a change shows
-    when it happens. A live source has no frames after; there, tau is `seconds`, which steadies as much, and a change
-    shows about tau late. A DataError of `looked` is raised after the frames before it.
+    when it happens; as 32 frames wait at most, none that is further away than those counts, on either side. A live
+    source has no frames after; there, tau is `seconds`, which steadies as much, and a change shows about tau late. A
+    DataError of `looked` is raised after the frames before it.
     """
     if seconds <= 0:
         return iter(looked)
@@ -56,15 +57,19 @@ def _centred(looked: Iterable[Looked], tau: float) -> Iterator[Looked]:
     # (time, probs) of each face in the frames that are near enough to count.
     near: defaultdict[int, deque[tuple[float, NDArray]]] = defaultdict(deque)
 
+    # Seconds to either side that count: fewer where the frames that wait span less. At the end it stays as it was.
+    reach = _REACH * tau
+
     def steadied() -> Looked:
         frame, faces, probs = waiting.popleft()
         means = np.empty(probs.shape)
         for face, mean in zip(faces, means, strict=True):
             times, around = zip(*near[face.id], strict=True)
-            weights = np.exp(-np.abs(np.array(times) - frame.time) / tau)
+            away = np.abs(np.array(times) - frame.time)
+            weights = np.exp(-away / tau) * (away <= reach + 1e-6)
             mean[:] = weights @ np.stack(around) / weights.sum()
         for id, run in list(near.items()):
-            while run and run[0][0] < frame.time - _REACH * tau:
+            while run and run[0][0] < frame.time - reach:
                 run.popleft()
             if not run:
                 del near[id]
@@ -77,6 +82,7 @@ def _centred(looked: Iterable[Looked], tau: float) -> Iterator[Looked]:
             for face, own in zip(faces, probs, strict=True):
                 near[face.id].append((frame.time, own))
             while len(waiting) > _WAITING or waiting[0][0].time + _REACH * tau < frame.time:
+                reach = min(_REACH * tau, frame.time - waiting[0][0].time)
                 yield steadied()
     except DataError as error:  # What was read before it is yielded first.
         damage = error

@@ -83,7 +83,7 @@ def write_report(
         tag("footer", f"Made by ecstfl {__version__}, {datetime.now().astimezone().isoformat(' ', 'minutes')}."),
     ]
     with complete_file(path) as partial:
-        partial.write_text(_document(title, join_lines(*parts), _data(classes, videos)), encoding="utf-8")
+        partial.write_text(_document(title, join_lines(*parts), _data(classes, videos)), "utf-8", "backslashreplace")
 
 
 def _document(title: str, body: Markup, data: str) -> str:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,7 +102,10 @@ def test_what_cannot_be_used_together_is_said(infer: Callable, media: Path) -> N
     (media / "list.csv").write_text("filePath,expression\n0.png,0\n")
     result = infer("list.csv", "--annotate", "--fps", "3")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "--annotate, --fps: not for path files" in result.stderr
+    assert "--fps, --annotate: not for path files" in result.stderr
+    assert "--smoothing, --null: not for path files" in infer("list.csv", "--smoothing", "0", "-0").stderr
+    assert "--drop-classes: not for videos and images" in infer("talk.mp4", "--drop-classes").stderr
+    assert "--out: not for --resume" in infer("--resume", "o").stderr
     assert "--data-root: not for videos and images" in infer("talk.mp4", "--data-root", ".").stderr
     assert "a video is not read beside path files" in infer("list.csv", "talk.mp4").stderr
     assert infer("talk.mp4", "--every", "2", "--fps", "3").exit_code == 2
@@ -122,7 +126,31 @@ def test_parts_and_merging(infer: Callable, cli: Callable, media: Path) -> None:
     result = cli("infer", "--merge", "o", cwd=media)
     assert result.exit_code == 1
     assert "1 of 2 sources are not done" in result.stderr
+    for wrong in (["talk.mp4"], ["--every", "2"], ["--report"], ["--workers", "2"]):
+        result = cli("infer", "--merge", "o", *wrong, cwd=media)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"{wrong[0]}: not" in result.stderr
     assert "wrote o/predictions.csv" in infer("talk.mp4", "0.png", "--shard", "2/2").stdout
+
+
+def test_merged_parts_are_shown_as_json_too(cli: Callable, media: Path, model: Path) -> None:
+    for part in ("1", "2"):
+        cli("infer", "talk.mp4", "0.png", "--model", model, "--shard", f"{part}/2", "--out", part, cwd=media)
+        shutil.copytree(media / part, media / "whole", dirs_exist_ok=True)
+    document = json.loads(cli("infer", "--merge", "whole", "--json", cwd=media).stdout)
+    assert {row["source"] for row in document["predictions"]} == {"talk.mp4", "0.png"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names that are no Unicode")
+def test_a_name_that_is_no_unicode_is_shown_escaped_and_ends_nothing(media: Path, model: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(media / "0.png", media / name)
+    command = [sys.executable, "-m", "ecstfl_cli", "infer", name, "--model", str(model), "--report", "--out"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for out, more in (("a", []), ("b", ["--json"])):
+        done = subprocess.run([*command, out, *more], cwd=media, env=environment, capture_output=True, check=True)
+        assert b"caf\\udce9.png" in done.stdout
+        assert b"caf\\udce9.png" in (media / out / "report.html").read_bytes()
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from ecstfl_cli.engine import media_worker
 from ecstfl_cli.engine.checkpoint import load_native, save_checkpoint
 from ecstfl_cli.engine.infer_media import ends_on_interrupt
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.source_summary import Tally
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.media.row_tables import OutputError
@@ -262,6 +263,28 @@ def test_where_nothing_could_be_read_there_is_an_error_and_nothing_is_left(look:
         look("nothing.mp4")
     with pytest.raises(DataError, match="no camera 97"):
         look(camera="97")
+    assert not Path("o").exists()
+
+
+def test_a_still_is_not_for_a_model_for_clips(look: Look) -> None:
+    clips = save_small_model(Path("clips.safetensors"), "video")
+    with pytest.raises(DataError, match=r"a\.png is a still, and the model is for clips"):
+        look(picture("a.png"), model=str(clips))
+    result = look(picture("a.png"), video("b.mp4", 50), model=str(clips))
+    assert [bool(source.problem) for source in result.sources] == [True, False]
+    assert not Path("o/errors.log").exists()
+
+
+def test_stopped_in_the_first_images_it_leaves_nothing(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [picture(f"{n}.png") for n in range(4)]
+
+    def interrupted(self: Tally, *_: Any) -> None:
+        if self.name == names[2]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tally, "finish_still", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        look(*names, annotate=True)
     assert not Path("o").exists()
 
 

@@ -6,6 +6,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import pandas as pd
 import pytest
 
 from ecstfl_cli.cli import console
-from ecstfl_cli.engine.infer_media import merge, parse_shard
+from ecstfl_cli.engine.infer_media import merge, parse_shard, put_together
 from ecstfl_cli.engine.media_job import Job, Shard
 from ecstfl_cli.engine.media_worker import Worker
 from ecstfl_cli.engine.reporter import Reporter
@@ -159,6 +162,16 @@ def test_shards_together_give_what_one_process_gives(look: Look) -> None:
         assert Path("o", name).read_bytes() == Path("one", name).read_bytes(), name
 
 
+def test_of_two_parts_that_end_together_the_slower_one_has_the_whole_result_too(look: Look) -> None:
+    small_batch()
+    look("d", shard=Shard(0, 2))
+    slower = Job.resume(Path("o"), Shard(0, 2))
+    quicker = look("d", shard=Shard(1, 2))
+    result = put_together(slower)
+    assert result.finished
+    assert result.sources == quicker.sources
+
+
 def test_folders_that_were_copied_together_merge(look: Look) -> None:
     small_batch()
     look("d", out=Path("one"))
@@ -179,6 +192,45 @@ def test_the_environment_of_torchrun_is_a_shard(look: Look, monkeypatch: pytest.
     assert result.finished
     with pytest.raises(EcstflError, match="one folder"):
         look("d", out=None)
+
+
+@pytest.mark.parametrize(("rank", "count"), [("2", "2"), ("-1", "2"), ("x", "2"), ("0", "0")])
+def test_an_environment_that_names_no_part_is_refused(
+    look: Look, monkeypatch: pytest.MonkeyPatch, rank: str, count: str
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", count)
+    with pytest.raises(EcstflError, match=f"RANK={rank} and WORLD_SIZE={count}"):
+        look(picture("a.png"))
+
+
+def test_a_rank_alone_is_nobodys(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert look(picture("a.png")).finished
+
+
+def test_workers_do_not_outlive_a_process_that_was_killed(tmp_path: Path) -> None:
+    text = """
+        import multiprocessing, os, signal, sys, time
+        from ecstfl_cli.engine.processes import end_with_parent
+
+        def work():
+            end_with_parent()
+            print(os.getpid(), flush=True)
+            time.sleep(600)
+
+        if __name__ == "__main__":
+            multiprocessing.get_context("spawn").Process(target=work).start()
+            time.sleep(600)
+    """
+    script = tmp_path / "starts_a_worker.py"
+    script.write_text(textwrap.dedent(text))
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        int(parent.stdout.readline())
+        parent.kill()
+        # The worker holds the other end of the pipe while it lives.
+        assert parent.stdout.read() == ""
 
 
 def test_shards_are_counted_from_one() -> None:

@@ -45,6 +45,14 @@ def test_of_a_file_a_change_shows_when_it_happens(fps: int) -> None:
     assert shown[-1] > 0.99
 
 
+@pytest.mark.parametrize("seconds", [0.3, 1, 2, 4])
+def test_a_change_is_not_late_however_long_the_mean(seconds: float) -> None:
+    fps = 30
+    means = second(smoothed(frames(*((k / fps, {0: A if k < 10 * fps else B}) for k in range(20 * fps))), seconds))
+    first = next(time for time, (mean,) in means.items() if mean > 0.5)
+    assert first == pytest.approx(10, abs=1.5 / fps)
+
+
 def test_of_a_live_source_a_step_is_followed_with_the_time_constant() -> None:
     steps = ((0.0, {0: A}), *((k / 100, {0: B}) for k in range(1, 51)))
     (*_, (_, _, probs)) = smoothed(frames(*steps), 0.5, live=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ecstfl_cli.api import Modality
 from ecstfl_cli.engine.check.cache import ScanCache
 from ecstfl_cli.engine.check.scan import Listing, Scan, look, scan
+from ecstfl_cli.engine.processes import cores
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.samples import KIND
 
@@ -128,8 +128,3 @@ def _in_threads(work: Callable[[In], Out], items: Sequence[In], size: int) -> Ge
 
 def _each(work: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
     return [work(item) for item in items]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
