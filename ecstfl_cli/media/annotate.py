@@ -50,16 +50,26 @@ class _Chart:
 
 
 @dataclass
+class _Tag:
+    """Where a face's name stands, and what it says; `place` is the candidate that was taken."""
+
+    rect: Rect
+    text: str
+    place: int
+
+
+@dataclass
 class Annotator:
     """Draws faces of one source with the class names `names`, coloured by expression.
 
-    Sizes follow the picture's. Names and charts keep inside of the picture and apart from each other; where a crowd
-    leaves no room a chart shrinks to the likeliest classes and then goes, the name stays. A face's chart keeps its
-    side from one frame to the next while there is room.
+    Sizes follow the picture's, and in a crowd the faces', too. Names and charts keep inside of the picture and apart
+    from each other, and off other faces as far as there is room; where a crowd leaves none a chart shrinks to the
+    likeliest classes and then goes, the name stays, in short. Both keep their side from one frame to the next.
     """
 
     names: Sequence[str]
     _sides: dict[int, Side] = field(default_factory=dict, init=False, repr=False)
+    _places: dict[int, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.names = tuple(self.names)
@@ -76,26 +86,34 @@ class Annotator:
         if not rows:
             return image.copy()
         canvas = Image.fromarray(image)
-        pen = _Pen(ImageDraw.Draw(canvas, "RGBA"), canvas.size, self.names, self._colours, crowded=len(rows) > 2)
         faces = sorted(rows, key=lambda row: _area(row.box), reverse=True)
         boxes = [_scaled(row.box, factor) for row in faces]
+        pen = _Pen(ImageDraw.Draw(canvas, "RGBA"), canvas.size, self.names, self._colours, boxes)
         for row, box in zip(faces, boxes, strict=True):
             pen.box(box, _likeliest(row.probs))
-        tags: list[Rect] = []
-        for row, box in zip(faces, boxes, strict=True):
-            tags.append(pen.tag_place(self._title(row), box, tags))
-        charts = self._charts(pen, faces, boxes, tags)
+        tags = self._tags(pen, faces, boxes)
+        taken = [tag.rect for tag in tags]
+        charts = self._charts(pen, faces, boxes, taken)
         for chart, row in charts:
             pen.chart(chart, row.probs)
         for row, tag in zip(faces, tags, strict=True):
-            pen.tag(tag, self._title(row), _likeliest(row.probs))
+            pen.tag(tag, _likeliest(row.probs))
         drawn = image.copy()
-        for rect in [*(pen.outer(box) for box in boxes), *tags, *(chart.rect for chart, _ in charts)]:
+        for rect in [*(pen.outer(box) for box in boxes), *taken, *(chart.rect for chart, _ in charts)]:
             _copy(canvas, drawn, rect)
         return drawn
 
-    def _title(self, row: AnnotatedFace) -> str:
-        return f"{self.names[_likeliest(row.probs)]} · face {row.face}"
+    def _tags(self, pen: _Pen, faces: Sequence[AnnotatedFace], boxes: Sequence[Rect]) -> list[_Tag]:
+        """A name for each face: where it hides no face, else a short one where it hides least."""
+        tags: list[_Tag] = []
+        for i, row in enumerate(faces):
+            name = self.names[_likeliest(row.probs)]
+            last = self._places.get(row.face)
+            others = [box for k, box in enumerate(boxes) if k != i]
+            texts = (f"{name} · face {row.face}", f"{name} {row.face}")
+            tags.append(pen.tag_place(texts, boxes[i], [tag.rect for tag in tags], others, last))
+        self._places = {row.face: tag.place for row, tag in zip(faces, tags, strict=True)}
+        return tags
 
     def _charts(
         self, pen: _Pen, faces: Sequence[AnnotatedFace], boxes: Sequence[Rect], tags: Sequence[Rect]
@@ -159,7 +177,7 @@ def annotate_image(image: NDArray[np.uint8], rows: Sequence[AnnotatedFace], name
 
 
 class _Pen:
-    """Places and draws the parts on one picture, whose size sets theirs."""
+    """Places and draws the parts on one picture, whose size sets theirs, in a crowd with that of the `boxes`."""
 
     def __init__(
         self,
@@ -167,11 +185,14 @@ class _Pen:
         size: tuple[int, int],
         names: Sequence[str],
         colours: Sequence[str],
-        crowded: bool,
+        boxes: Sequence[Rect],
     ) -> None:
         self.pen, self.size, self.names, self.colours = draw, size, names, colours
         width, height = size
+        crowded = len(boxes) > 2
         self.em = max(12, round((0.019 if crowded else 0.024) * (width * height) ** 0.5))
+        if crowded:
+            self.em = max(12, min(self.em, round(0.2 * float(np.median([box[3] - box[1] for box in boxes])))))
         self.ascii = all(name.isascii() for name in names)
         self.line = max(2, round(self.em / 6))
         self.pad = max(2, round(self.em / 3))
@@ -192,18 +213,39 @@ class _Pen:
                 outline = (left - grow, top - grow, right + grow, bottom + grow)
                 self.pen.rectangle(outline, outline=colour, width=width)
 
-    def tag_place(self, text: str, box: Rect, taken: Sequence[Rect]) -> Rect:
-        """Above the box, else below or inside; moved down past other names."""
-        width, height = self._width(text) + 2 * self.pad, self.row + self.pad
+    def tag_place(
+        self, texts: Sequence[str], box: Rect, taken: Sequence[Rect], others: Sequence[Rect], last: int | None
+    ) -> _Tag:
+        """The first of `texts` above the box, else below, where it was `last` first; else the place, inside the box or
+        moved down past other names, where the last of `texts` hides least of the `others`' faces."""
+        height = self.row + self.pad
         left, top, _, bottom = box
         starts = [top - height - self.line, bottom + self.line, top + self.line]
-        candidates = [(left, start) for start in starts if start >= 0 and start + height <= self.size[1]]
-        candidates += [(left, max(0.0, top) + n * (height + 1)) for n in range(12)]
-        places = [self._inside((x, y, x + width, y + height)) for x, y in candidates]
-        free = (place for place in places if not any(_overlap(place, other) > 0 for other in taken))
-        return next(free, places[0])
+        starts += [max(0.0, top) + n * (height + 1) for n in range(12)]
+        best: tuple[float, _Tag] | None = None
+        for text in texts:
+            width = self._width(text) + 2 * self.pad
+            for place in sorted(range(len(starts)), key=lambda place: place != last):
+                start = starts[place]
+                if place < 3 and not 0 <= start <= self.size[1] - height:
+                    continue
+                rect = self._inside((left, start, left + width, start + height))
+                if any(_overlap(rect, other) > 0 for other in taken):
+                    continue
+                hidden = sum(_overlap(rect, other) for other in others)
+                # Inside of its own box where that is large enough.
+                if not hidden and (place < 2 or 4 * height <= bottom - top):
+                    return _Tag(rect, text, place)
+                hidden += 0.5 * _overlap(rect, box)
+                if best is None or hidden < best[0]:
+                    best = hidden, _Tag(rect, text, place)
+        if best is None:
+            rect = self._inside((left, starts[0], left + self._width(texts[-1]) + 2 * self.pad, starts[0] + height))
+            return _Tag(rect, texts[-1], 0)
+        return best[1]
 
-    def tag(self, rect: Rect, text: str, k: int) -> None:
+    def tag(self, tag: _Tag, k: int) -> None:
+        rect, text = tag.rect, tag.text
         self.pen.rectangle(rect, fill=self._colour(k), outline=(0, 0, 0))
         middle = (rect[1] + rect[3]) / 2
         self._text(rect[0] + self.pad, middle, text, rgb(text_on(self.colours[k])))

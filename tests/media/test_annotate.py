@@ -111,9 +111,9 @@ def _places(height: int, width: int, faces: list[Row]) -> list[tuple[float, floa
     found = []
 
     class Pen(annotate._Pen):
-        def tag(self, rect, text, k):
-            found.append(rect)
-            super().tag(rect, text, k)
+        def tag(self, tag, k):
+            found.append(tag.rect)
+            super().tag(tag, k)
 
         def chart(self, chart, probs):
             found.append(chart.rect)
@@ -142,6 +142,25 @@ def test_a_crowd_and_a_tiny_picture_can_be_drawn():
     assert tiny.shape == (240, 240, 3)
     assert coloured(tiny, "sad").sum() > 500
     assert (Annotator(DFEW).draw(picture(300, 300), []) == GREY).all()
+
+
+def test_names_in_a_crowd_hide_no_other_face():
+    boxes = [(60 + 190 * x, 70 + 215 * y, 116 + 190 * x, 142 + 215 * y) for y in range(5) for x in range(9)]
+    faces = [Row(box, DFEW[i % 7], face=i) for i, box in enumerate(boxes)]
+    for name in _places(1200, 1800, faces)[-len(faces) :]:
+        for box in boxes:
+            wide, high = min(name[2], box[2]) - max(name[0], box[0]), min(name[3], box[3]) - max(name[1], box[1])
+            assert min(wide, high) <= 0 or wide * high < 0.1 * 56 * 72
+
+
+def test_a_name_stays_on_its_side_while_a_face_moves_by_a_little():
+    annotator = Annotator(DFEW)
+    places = []
+    # Above, there is room for the name in some frames only.
+    for top in (4, 40, 12, 40):
+        annotator.draw(picture(360, 640), [Row((100, top, 210, top + 140))])
+        places.append(dict(annotator._places))
+    assert all(a == b for a, b in pairwise(places))
 
 
 def test_class_names_in_other_letters_are_drawn():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from ecstfl_cli.api import Face
 # Seconds after which a face that is not seen has gone, and the time constant of steadied boxes.
 MAX_GAP = 1.0
 SMOOTHING = 0.15
+# Where frames lie far apart a face has gone after so many times their distance instead.
+_STEPS = 2.5
 # Boxes are compared grown by half about their middle, so that a small face that moves fast still meets itself.
 _GROWN = 1.5
 _MIN_OVERLAP = 0.25
@@ -42,8 +45,9 @@ class FaceTracker:
     """Gives the faces of one video their ids, frame by frame, in playing order; causal, so that it serves streams.
 
     Detections and tracks are joined one to one, so that the sum of overlaps (IoU) with the places to which the tracks'
-    motions lead is the greatest (Hungarian method). A track that is not seen for more than `max_gap` seconds has ended;
-    ids count from 0 and are not used again. Who sits in the same place after a cut is taken for the same face.
+    motions lead is the greatest (Hungarian method). A track that is not seen for more than `max_gap` seconds, and 2.5
+    times the time between frames, has ended; ids count from 0 and are not used again. Who sits in the same place after
+    a cut is taken for the same face.
 
     `smoothing` seconds steady the boxes: an exponential mean with this time constant while a face is still, and with a
     shorter one the faster it moves, so that crops do not tremble and do not lag (the idea of the 1 euro filter, Casiez
@@ -51,14 +55,19 @@ class FaceTracker:
     """
 
     def __init__(self, *, max_gap: float = MAX_GAP, smoothing: float = SMOOTHING) -> None:
-        self._max_gap = max_gap
+        self._max_gap = self._gap = max_gap
+        self._times: deque[float] = deque(maxlen=3)
         self._smoothing = smoothing
         self._ids = itertools.count()
         self._tracks: list[_Track] = []
 
     def update(self, time: float, faces: Sequence[Face]) -> list[TrackedFace]:
         """The faces that were found in the frame at `time` seconds, tracked, by id. Times must not fall."""
-        self._tracks = [track for track in self._tracks if time - track.time <= self._max_gap]
+        self._times.append(time)
+        # The smaller of two: a stream that stalls once does not lie far apart.
+        apart = min((after - before for before, after in itertools.pairwise(self._times)), default=0.0)
+        self._gap = max(self._max_gap, _STEPS * apart)
+        self._tracks = [track for track in self._tracks if time - track.time <= self._gap]
         pairs = _matches([track.predicted(time) for track in self._tracks], [face.box for face in faces])
         track_of = {face: self._tracks[track] for track, face in pairs}
         for i, face in enumerate(faces):
@@ -70,8 +79,8 @@ class FaceTracker:
         return sorted((track_of[i].shown(face) for i, face in enumerate(faces)), key=lambda tracked: tracked.id)
 
     def is_following(self, time: float) -> bool:
-        """Whether a face was seen in the last `max_gap` seconds before `time`."""
-        return any(time - track.time <= self._max_gap for track in self._tracks)
+        """Whether a face that was seen before has not gone by `time`."""
+        return any(time - track.time <= self._gap for track in self._tracks)
 
 
 class _Track:

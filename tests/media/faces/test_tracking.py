@@ -26,6 +26,15 @@ def test_two_faces_keep_their_ids_whatever_the_order_of_detections() -> None:
         assert abs(middle(second) - (400 - 3 * k)) < 5
 
 
+@pytest.mark.parametrize("apart", [1.001, 10.0])
+def test_where_frames_lie_far_apart_an_id_holds_from_one_to_the_next(apart: float) -> None:
+    tracker = FaceTracker()
+    ids = [tracker.update(i * apart, [face(100 + i % 3)])[0].id for i in range(5)]
+    assert ids == [0] * 5
+    assert tracker.update(8 * apart, []) == []
+    assert tracker.update(9 * apart, [face(100)])[0].id == 1, "it was away for five frames"
+
+
 def test_an_id_holds_over_a_short_gap_and_ends_with_a_long_one() -> None:
     tracker = FaceTracker(max_gap=1.0)
     assert tracker.update(0.0, [face(100)])[0].id == 0
