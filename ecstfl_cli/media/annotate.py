@@ -234,9 +234,11 @@ class _Pen:
                     continue
                 hidden = sum(_overlap(rect, other) for other in others)
                 # Inside of its own box where that is large enough.
-                if not hidden and (place < 2 or 4 * height <= bottom - top):
+                away = place > 2 and rect[1] > bottom
+                if not hidden and not away and (place < 2 or 4 * height <= bottom - top):
                     return _Tag(rect, text, place)
-                hidden += 0.5 * _overlap(rect, box)
+                # Far from its face it would be taken for another one's.
+                hidden += place * _area(rect) if away else 0.5 * _overlap(rect, box)
                 if best is None or hidden < best[0]:
                     best = hidden, _Tag(rect, text, place)
         if best is None:
