@@ -85,7 +85,7 @@ def _print_all(result: MediaResult, names: Sequence[str]) -> None:
 
 
 def _likeliest(face: FaceSummary, names: Sequence[str]) -> str:
-    return f"{names[max(range(len(names)), key=face.seconds.__getitem__)]} {face.prob:.2f}"
+    return f"{names[max(range(len(names)), key=face.seconds.__getitem__)]} {face.prob or 0.0:.2f}"
 
 
 def _shares(seconds: Sequence[float], names: Sequence[str], most: int = CLASSES) -> str:
@@ -125,7 +125,13 @@ def print_lines(time: float, results: Sequence[FaceResult], labels: LabelMap) ->
 
 
 def print_media_json(result: MediaResult) -> None:
-    """The result as one JSON document on stdout; its rows, which may be many, are copied from predictions.json."""
+    """The result as one JSON document on stdout; its rows, which may be many, are copied from predictions.json.
+
+    What it holds no rows of is said on stderr.
+    """
+    for source in result.sources[:SOURCES]:
+        if not source.faces and not source.problem:
+            console.err.print(f"{source.name}: no face was found", markup=False)
     head = json.dumps(result.to_dict(), indent=2, ensure_ascii=False).removesuffix("\n}")
     sys.stdout.write(f'{head},\n  "predictions": ')
     with (result.out / "predictions.json").open(encoding="utf-8") as rows:

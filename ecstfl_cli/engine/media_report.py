@@ -36,7 +36,7 @@ def write_media_report(job: Job, sources: list[SourceSummary], path: Path) -> No
             own = list(islice(rows, source.rows))
             # A video of which nothing could be read has no duration: it is no picture, either.
             duration = None if source.kind == "image" else source.duration or 0.0
-            reports.append(source_report(source.name, own, duration, pictures, problems))
+            reports.append(source_report(source.name, own, duration, pictures, problems, read=not source.failed))
     write_report(path, reports, job.labels.names, _model_facts(job), asdict(job.settings))
 
 
@@ -54,7 +54,7 @@ def _model_facts(job: Job) -> dict[str, Any]:
         "model": card.pop("name", "") or about["source"],
         **card,
         "file": about["source"],
-        "weights (SHA-256)": job.settings.weights,
+        "weights (SHA-256, first 12 digits)": job.settings.weights,
         "backbone": about["backbone"],
         "classes": list(about["labels"]),
         "accuracy": accuracy or None,

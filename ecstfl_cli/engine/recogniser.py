@@ -130,13 +130,16 @@ class Recogniser:
 
     # --- results -----------------------------------------------------------------------------------------------------
 
-    def images(self, images: Iterable[str | Path | Pixels | Any]) -> Results:
-        """Results of image files, arrays (H, W, 3) uint8 RGB or Pillow images; the source of an array is its number.
+    def images(self, images: Iterable[str | Path | Pixels | Any] | str | Path | Pixels | Any) -> Results:
+        """Results of image files, arrays (H, W, 3) uint8 RGB or Pillow images, or of a single one of them.
 
+        The source of a file is its path, that of another picture `image 0` and so on, its place in `images`.
         An image that cannot be read, or without a face, is one of the results' problems; a single one that cannot be
         read raises DataError.
         """
-        named = [(str(i) if isinstance(image, str | Path) else f"image {n}", i) for n, (i, image) in _numbered(images)]
+        single = isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3)
+        listed: Iterable[Any] = [images] if single else images  # type: ignore[assignment]
+        named = [(str(one) if isinstance(one, str | Path) else f"image {n}", one) for n, one in enumerate(listed)]
         results = Results(labels=self.labels)
         for name, pixels, found in self.see_images(named):
             results += found
@@ -321,10 +324,6 @@ class Recogniser:
             return resize(np.require(pixels[None], requirements=["C", "W"]), spec.size, spec.resize)
         crops = crop_faces(pixels, faces, self.crop)
         return crops if self.crop.size == spec.size else resize(crops, spec.size, spec.resize)
-
-
-def _numbered(images: Iterable[Any]) -> Iterator[tuple[int, tuple[Any, Any]]]:
-    return enumerate((image, image) for image in images)
 
 
 def _read(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Pixels | DataError]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ecstfl_cli.labels import LabelMap
+from ecstfl_cli.media.row_tables import TEXT, WHOLE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -87,7 +88,10 @@ class Results(list[FaceResult]):
         return [to_row(result, self.labels) for result in self]
 
     def to_dataframe(self) -> DataFrame:
-        """The results as a table, one row each, with the columns of `to_row`."""
+        """The results as a table, one row each, with the columns of `to_row`; of the same types without rows, too."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows(), columns=columns(self.labels))
+        names = columns(self.labels)
+        kinds = {name: int if name in WHOLE else object if name in TEXT else float for name in names}
+        table = pd.DataFrame(self.rows(), columns=names)
+        return table if len(table) else table.astype(kinds)

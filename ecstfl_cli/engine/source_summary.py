@@ -11,24 +11,26 @@ from ecstfl_cli.engine.results import FaceResult
 
 # Faces of a source that a summary tells of, those seen longest.
 FACES = 20
-# Seconds: where a face's next row is further away, the face was gone in between.
+# Seconds: where a face's next row is further away, and further than the next frame, it was gone in between.
 GONE = 1.0
 # Seconds that a frame lasts which is the only one.
 ONE_FRAME = 0.04
+# Seconds that a face's last row counts for at least.
+SHORTEST = 1e-3
 
 
 @dataclass(frozen=True)
 class FaceSummary:
     """One face: seen from `first` to `last` seconds, `seconds` (K,) of that with each class the likeliest.
 
-    In a still `seconds` is 1 for the likeliest class, and `prob` its probability.
+    In a still `seconds` is 1 for the likeliest class, and `prob` its probability; it is None in a video.
     """
 
     face: int
     first: float
     last: float
     seconds: tuple[float, ...]
-    prob: float = 0.0
+    prob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Tally:
 
     def add(self, time: float, results: Sequence[FaceResult]) -> None:
         """Take in a frame and its results; frames come in the order of their times."""
+        reach = max(GONE, time - self.last) if self.frames else GONE
         self.frames += 1
         self.first = time if self.first is None else self.first
         self.last = time
@@ -97,21 +100,22 @@ class Tally:
             if face is None:
                 self._faces[result.face] = _Face(time, time, result.expression, [0.0] * self.classes)
                 continue
-            face.seconds[face.expression] += min(time - face.last, GONE)
+            face.seconds[face.expression] += min(time - face.last, reach)
             face.last, face.expression, face.rows = time, result.expression, face.rows + 1
 
     def finish(self, problem: str = "", at_most: float = inf) -> SourceSummary:
-        """The summary of a video or stream; each face's last row counts for as long as a frame lasts.
+        """The summary of a video or stream; each face's last row counts for as long as its others, to the end at most.
 
         Of a thinned video the frames looked at lie apart: the last one does not last beyond `at_most` seconds.
         """
         step = (self.last - (self.first or 0.0)) / (self.frames - 1) if self.frames > 1 else ONE_FRAME
+        end = max(self.last, min(self.last + step, at_most))
         for face in self._faces.values():
-            face.seconds[face.expression] += (
-                min((face.last - face.first) / (face.rows - 1), GONE) if face.rows > 1 else step
-            )
+            own = min((face.last - face.first) / (face.rows - 1), max(GONE, step)) if face.rows > 1 else step
+            # A row at the very end counts, too.
+            face.seconds[face.expression] += max(min(own, end - face.last), SHORTEST)
         faces = [FaceSummary(id, face.first, face.last, tuple(face.seconds)) for id, face in self._faces.items()]
-        return self._summary(faces, max(self.last, min(self.last + step, at_most)) if self.frames else None, problem)
+        return self._summary(faces, end if self.frames else None, problem)
 
     def finish_still(self, results: Sequence[FaceResult], problem: str = "") -> SourceSummary:
         """The summary of an image."""

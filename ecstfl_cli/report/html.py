@@ -174,7 +174,7 @@ def _header(title: str, folder: str, videos: Sequence[SourceReport], images: Seq
     faces = sum(len(source.faces) + source.more_faces for source in [*videos, *images])
     counts = [
         count(len(videos), "video") if videos else "",
-        f"{time_span(sum(source.duration or 0 for source in videos))} of it" if videos else "",
+        f"{time_span(sum(source.duration or 0 for source in videos))} of it" if any(v.read for v in videos) else "",
         count(len(images), "image") if images else "",
         count(faces, "face"),
         count(sum(source.n_rows for source in [*videos, *images]), "row"),
@@ -220,7 +220,8 @@ def _index(classes: Classes, videos: Sequence[SourceReport]) -> Markup:
     rows = []
     for i, source in enumerate(videos):
         shares = source.shares
-        mostly: Markup | str = classes.named(int(shares.argmax())) if shares.size else "no face"
+        nothing = "no face" if source.read else "not read"
+        mostly: Markup | str = classes.named(int(shares.argmax())) if shares.size else nothing
         faces = len(source.faces) + source.more_faces
         rows.append(
             tag(

@@ -154,6 +154,7 @@ def image_section(classes: Classes, images: Sequence[SourceReport]) -> Markup:
         return Markup("")
     faces = [(source, face) for source in images for face in source.faces]
     without = [source for source in images if not source.faces]
+    unread = sum(not source.read for source in images)
     pictured = [(source, face) for source, face in faces if face.thumbnails][:GALLERY]
     cards = [_card(classes, source, face) for source, face in pictured]
     head = sortable_head(("image", ""), ("face", "number"), ("expression", ""), ("probability", "number"), ("all", ""))
@@ -166,7 +167,11 @@ def image_section(classes: Classes, images: Sequence[SourceReport]) -> Markup:
         notes.append(f"The first {len(rows):,} rows are listed; the predictions' file has all of them.")
     body = join_lines(
         tag("h2", "Images", id="images-title"),
-        tag("p", f"{count(len(images), 'image')}, {count(len(faces), 'face')}, {len(without)} without a face."),
+        tag(
+            "p",
+            f"{count(len(images), 'image')}, {count(len(faces), 'face')}, {len(without) - unread} without a face"
+            + (f", {unread} not read." if unread else "."),
+        ),
         search_field("#images .gallery li, #images tbody tr", "Find an image") if len(images) > 8 else "",
         *(tag("p", note, class_="soft small") for note in notes),
         tag("ul", join_lines(*cards), class_="gallery") if cards else "",
@@ -180,21 +185,21 @@ def image_section(classes: Classes, images: Sequence[SourceReport]) -> Markup:
 
 
 def _card(classes: Classes, source: SourceReport, face: FaceReport) -> Markup:
-    k = face.dominant
+    k, several = face.dominant, len(source.faces) > 1
     picture = thumbnail_image(face.thumbnails[0], f"{source.name}, face {face.face}, {classes.names[k]}")
     probs = face.probs[0]
     caption = join(
         classes.named(k),
         f" {percent(probs[k])}",
         classes.bar(probs),
-        tag("span", source.name, class_="name", title=source.name),
+        tag("span", source.name + (f", face {face.face}" if several else ""), class_="name", title=source.name),
     )
     return tag("li", join(picture, caption))
 
 
 def _image_row(classes: Classes, source: SourceReport, face: FaceReport | None) -> Markup:
     if face is None:
-        cells = [tag("td", "", class_="number", data_value=-1), tag("td", "no face")]
+        cells = [tag("td", "", class_="number", data_value=-1), tag("td", "no face" if source.read else "not read")]
         cells += [tag("td", "", class_="number", data_value=-1), tag("td", "")]
     else:
         prob = float(face.probs[0][face.dominant])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,8 @@ class FaceReport:
 class SourceReport:
     """One video or image as the report shows it. `duration` in seconds is None for an image.
 
-    `faces` are those seen longest; `more_faces` counts the others.
+    `faces` are those seen longest; `more_faces` counts the others. `shares` (K,) are those of the time of all faces
+    together, each counted for as long as it is seen; empty without faces. `read` says whether any of it could be read.
     """
 
     name: str
@@ -67,15 +68,9 @@ class SourceReport:
     n_rows: int
     faces: tuple[FaceReport, ...] = ()
     more_faces: int = 0
+    shares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     problems: tuple[str, ...] = ()
-
-    @property
-    def shares(self) -> NDArray[np.float64]:
-        """Shares (K,) of the faces' time together, each face counted for as long as it is seen; empty without faces."""
-        if not self.faces:
-            return np.zeros(0)
-        seconds = np.array([face.seconds for face in self.faces])
-        return (seconds / seconds.sum()) @ np.stack([face.shares for face in self.faces])
+    read: bool = True
 
 
 def source_report(
@@ -85,20 +80,23 @@ def source_report(
     thumbnails: Sequence[Thumbnail] = (),
     problems: Sequence[str] = (),
     *,
+    read: bool = True,
     min_duration: float = MIN_DURATION,
     hysteresis: float = HYSTERESIS,
 ) -> SourceReport:
     """Reduce one source's rows, in any order, to what the report shows.
 
-    `duration` is the video's length in seconds, None for an image. `min_duration` and `hysteresis` are those of
-    `timeline.timelines`.
+    `duration` is the video's length in seconds, None for an image; `read` is False where nothing could be read.
+    `min_duration` and `hysteresis` are those of `timeline.timelines`.
     """
-    found = timelines(rows, min_duration=min_duration, hysteresis=hysteresis)
+    found = timelines(rows, duration, min_duration=min_duration, hysteresis=hysteresis)
     by_face: dict[int, list[Thumbnail]] = {}
     for thumbnail in thumbnails:
         by_face.setdefault(thumbnail.face, []).append(thumbnail)
     faces = tuple(_face_report(one, by_face.get(one.face, [])) for one in found[:FACES])
-    return SourceReport(name, duration, len(rows), faces, max(0, len(found) - FACES), tuple(problems))
+    seconds = np.array([one.seconds for one in found])
+    shares = (seconds / seconds.sum()) @ np.stack([one.shares for one in found]) if found else np.zeros(0)
+    return SourceReport(name, duration, len(rows), faces, max(0, len(found) - FACES), shares, tuple(problems), read)
 
 
 def _face_report(timeline: FaceTimeline, thumbnails: Sequence[Thumbnail]) -> FaceReport:

@@ -16,6 +16,8 @@ MIN_DURATION = 0.5
 HYSTERESIS = 0.1
 # A face that was not seen for longer than this many steps between frames, and this many seconds, was away.
 GAP_STEPS, GAP_SECONDS = 3.0, 0.5
+# Seconds that a row lasts at least.
+SHORTEST = 1e-3
 
 
 class TimedRow(Protocol):
@@ -86,15 +88,20 @@ class FaceTimeline:
 
 
 def timelines(
-    rows: Sequence[TimedRow], *, min_duration: float = MIN_DURATION, hysteresis: float = HYSTERESIS
+    rows: Sequence[TimedRow],
+    end: float | None = None,
+    *,
+    min_duration: float = MIN_DURATION,
+    hysteresis: float = HYSTERESIS,
 ) -> list[FaceTimeline]:
     """The timeline of each face in one source's rows, the one that is seen longest first.
 
-    A row stands for the time until the face's next one. Where the next one is more than 3 usual steps and 0.5 s away
-    the face was away: a segment ends there. Within a stretch, the expression at first is the likeliest; another one
-    takes over when it is likelier by `hysteresis` (0 to 1). Of what that gives, stretches shorter than `min_duration`
-    seconds join what comes before, or after at the start; several short ones in a row that are long enough together
-    become one segment of the class whose mean probability is largest there.
+    A row stands for the time until the face's next one, and not beyond `end`, the source's length in seconds. Where the
+    next one is more than 3 usual steps and 0.5 s away the face was away: a segment ends there. Within a stretch, the
+    expression at first is the likeliest; another one takes over when it is likelier by `hysteresis` (0 to 1). Of what
+    that gives, stretches shorter than `min_duration` seconds join what comes before, or after at the start; several
+    short ones in a row that are long enough together become one segment of the class whose mean probability is largest
+    there.
     """
     if not rows:
         return []
@@ -107,7 +114,8 @@ def timelines(
     step = _usual_step(faces, times)
     bounds = [0, *(np.flatnonzero(np.diff(faces)) + 1).tolist(), len(faces)]
     found = [
-        _timeline(int(faces[a]), times[a:b], probs[a:b], step, min_duration, hysteresis) for a, b in pairwise(bounds)
+        _timeline(int(faces[a]), times[a:b], probs[a:b], step, end, min_duration, hysteresis)
+        for a, b in pairwise(bounds)
     ]
     return sorted(found, key=lambda timeline: (-timeline.seconds, timeline.face))
 
@@ -124,6 +132,7 @@ def _timeline(
     times: NDArray[np.float64],
     probs: NDArray[np.float64],
     step: float,
+    end: float | None,
     min_duration: float,
     hysteresis: float,
 ) -> FaceTimeline:
@@ -131,6 +140,9 @@ def _timeline(
     durations = np.append(np.diff(times), step)
     away = durations > gap
     durations[away] = step
+    if end is not None:
+        # A row at the very end counts, too.
+        durations[-1] = max(min(step, end - times[-1]), SHORTEST)
     # The first row of each stretch without a gap.
     begins = np.append(0, np.flatnonzero(away[:-1]) + 1)
     starts, classes = _runs(probs, begins, hysteresis)

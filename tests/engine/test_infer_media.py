@@ -63,6 +63,7 @@ def test_a_video_gives_a_row_for_each_face_and_frame(look: Look) -> None:
 def test_a_thinned_video_is_as_long_as_it_was(look: Look, thinned: dict[str, Any], seconds: float) -> None:
     (source,) = look(video("talk.mp4", 30), **thinned).sources
     assert source.duration == pytest.approx(seconds, abs=0.01)
+    assert sum(source.seconds) == pytest.approx(seconds, abs=0.01), "a frame that shows the face lasts to the end"
 
 
 def test_sources_keep_the_order_of_the_inputs(look: Look) -> None:

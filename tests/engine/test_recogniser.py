@@ -53,6 +53,30 @@ def test_files_arrays_and_pillow_images_of_the_same_pixels_give_the_same(recogni
     assert len({row.probs for row in rows}) == 1
 
 
+def test_a_single_picture_needs_no_list(recogniser: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    look = recogniser()
+    (listed,) = look.images([pixels])
+    for one in (str(path), path, pixels, Image.open(path)):
+        (result,) = look.images(one)
+        assert result.probs == pytest.approx(listed.probs, abs=1e-6)
+    assert [result.source for result in look.images([pixels, path, Image.open(path)])] == [
+        "image 0",
+        str(path),
+        "image 2",
+    ]
+
+
+def test_a_table_without_rows_has_the_types_of_one_with_rows(recogniser: Callable) -> None:
+    look = recogniser()
+    full, empty = look.images(np.zeros((40, 40, 3), np.uint8)), look.images([])
+    assert not empty
+    kinds = {name: kind.kind for name, kind in full.to_dataframe().dtypes.items()}
+    assert {name: kind.kind for name, kind in empty.to_dataframe().dtypes.items()} == kinds
+
+
 def test_flip_looks_at_the_mirror_image_too(recogniser: Callable) -> None:
     pixels = noise(48, 48)
     plain, mirrored = (row.probs for row in recogniser().images([pixels, pixels[:, ::-1]]))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ecstfl_cli.report.html import write_report
 from ecstfl_cli.report.palette import EXPRESSIONS
-from ecstfl_cli.report.source import SourceReport, source_report
+from ecstfl_cli.report.source import FACES, SourceReport, source_report
 from ecstfl_cli.report.thumbnails import Thumbnail, ThumbnailKeeper
 
 DFEW = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
@@ -196,6 +196,25 @@ def test_a_source_without_faces_and_a_report_without_sources_say_so(tmp_path):
     assert not page.all("div", class_="chart")
     assert "No face was found." in written(tmp_path / "b.html", [source_report("sky.mp4", [], 4.0)]).text
     assert "0 faces, 0 rows" in written(tmp_path / "c.html", []).text
+
+
+def test_shares_are_of_all_faces_also_of_those_that_are_not_shown():
+    rows = [row(k / 10, "happy", face=face) for face in range(FACES) for k in range(20)]
+    rows += [row(k / 10, "sad", face=face) for face in range(FACES, 2 * FACES) for k in range(10)]
+    source = source_report("crowd.mp4", rows, 2.0)
+    assert (len(source.faces), source.more_faces) == (FACES, FACES)
+    assert source.shares.sum() == pytest.approx(1)
+    assert source.shares.max() == pytest.approx(2 / 3)
+
+
+def test_what_was_not_read_is_not_without_a_face(tmp_path):
+    broken = {"problems": ["is empty (0 bytes)"], "read": False}
+    sources = [source_report(name, [], 1.0) for name in ("sky.mp4", "sea.mp4")]
+    sources += [source_report("zero.mp4", [], 0.0, **broken)]
+    sources += [source_report("wall.jpg", [], None), source_report("cut.jpg", [], None, **broken)]
+    text = written(tmp_path / "a.html", sources).text
+    assert "2 images, 0 faces, 1 without a face, 1 not read." in text
+    assert text.count("not read") == 3, "in the sentence, in the table of images and in that of sources"
 
 
 def test_an_hour_is_drawn_with_fewer_points_and_the_page_says_so(tmp_path):

@@ -100,6 +100,14 @@ def test_thinned_frames_make_longer_steps_and_no_absences():
     assert spans(rows) == [(0, 10, HAPPY), (10, 20, SAD)]
 
 
+def test_the_last_row_does_not_last_beyond_the_end():
+    rows = shown((0, 2), fps=5)
+    (whole,), (cut,), (at_the_end,) = (timelines(rows, end) for end in (None, 1.9, 1.8))
+    assert whole.seconds == pytest.approx(2.0)
+    assert cut.seconds == cut.segments[-1].end == pytest.approx(1.9)
+    assert at_the_end.seconds == pytest.approx(1.801)
+
+
 def test_segments_cover_the_time_a_face_is_seen_whatever_the_probabilities():
     rng = np.random.default_rng(1)
     probs = rng.dirichlet(np.full(7, 0.5), 5000)
