@@ -198,6 +198,11 @@ def write(
     write_atomically(path, out.getvalue())
 
 
+def has_indices(path: str | Path) -> bool:
+    """Whether a path file has labels that are indices, which mean nothing without a map; class names do."""
+    return any(field.label.isdigit() for field in read_table(path).fields)
+
+
 def clip_line(folder: str, n_frames: int | str | None, label: int | str | None) -> str:
     """One line of a `.txt`; an unknown label is written as -1, so that the fields stay countable from the right."""
     if n_frames in (None, ""):

@@ -332,12 +332,16 @@ def _resumed_recipe(resume: Path, reporter: Reporter) -> Path:
 
 
 def _show(result: RunResult, recipe: Recipe) -> None:
+    from ecstfl_cli.engine.manifest import read_manifest_for
+
     console.out.print(_table(result))
     if len(result.metrics["last"]) < 2:
         console.out.print("Nothing was evaluated: there is no validation or test list.", markup=False)
     best = shlex.quote(str(result.folder / "best.safetensors"))
     lists = [*recipe.data.lists("test").values(), *recipe.data.lists("val").values()]
     files = " ".join(map(shlex.quote, lists[0])) if lists else "PATHFILE"
+    if isinstance(recipe.data.label_map, str) and not (lists and read_manifest_for(Path(lists[0][0]))):
+        files += f" --label-map {shlex.quote(recipe.data.label_map)}"
     for line in (
         f"run folder: {result.folder}",
         f"next: ecstfl infer {files} --model {best}",

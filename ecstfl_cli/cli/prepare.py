@@ -251,13 +251,17 @@ def _report_problems(done: Prepared, skip_bad: bool, reporter: console.TerminalR
             reporter.warn(f"{_rows(len(problems))} {what}:\n{listing([str(problem) for problem in problems])}")
     if not done.problems:
         return
-    lost = f"{_rows(len(done.problems))} not found on disk" + (" or unreadable" if done.faces else "")
+    # Lines that are no rows at all cannot be kept.
+    broken = sum(len(file.result.table.problems) for file in done.rerooted)
+    lost = f"{_rows(len(done.problems) - broken)} not found on disk" + (" or unreadable" if done.faces else "")
     if not skip_bad:
         kept = f"left out, into {rejects}" if done.faces else "kept as written"
+        kept += f"; {_rows(broken)} in no right form, left out" if broken else ""
         advice = "Check --data-root, or pass --skip-bad to leave them out."
         if done.faces:
             advice = "Everything else is written. Pass --skip-bad to accept that and exit with 0."
         raise problems_error(f"{lost}, {kept}", done.problems, advice)
+    lost += f", {_rows(broken)} in no right form" if broken else ""
     reporter.warn(f"{lost}, left out, into {rejects}:\n{listing([str(problem) for problem in done.problems])}")
 
 

@@ -64,21 +64,25 @@ def copy(
 
 @group.command()
 def validate(files: list[str] = typer.Argument(..., metavar="FILE...", help="Files or names of recipes.")) -> None:
-    """Check recipes: keys, types, values, contradictions, and that their components are installed.
+    """Check recipes: keys, types, values, contradictions, and that their network and losses can be built.
 
-    Every problem of every file is shown, with its line; the exit code is 1 if there is one.
+    The problems of each file are shown, with their lines; the exit code is 1 if there is one. Data are not looked at.
     """
-    from ecstfl_cli.errors import RecipeError
+    from ecstfl_cli.engine.objective import build_components
+    from ecstfl_cli.errors import EcstflError, RecipeError
     from ecstfl_cli.recipe_loading import find_recipe, load_recipe
 
     failures: list[RecipeError] = []
     for file in files:
         try:
             path = find_recipe(file)
-            load_recipe(path, components=True)
+            recipe = load_recipe(path, components=True)
+            build_components(recipe)
             console.out.print(f"{path}: valid", markup=False)
         except RecipeError as error:
             failures.append(error)
+        except EcstflError as error:
+            failures.append(RecipeError(f"{path}: {error.message}", error.hint))
     if failures:
         hints = dict.fromkeys(error.hint for error in failures if error.hint)
         raise RecipeError("\n".join(error.message for error in failures), "\n".join(hints))

@@ -99,11 +99,18 @@ def save_checkpoint(
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         save_file(state, partial, {"format": "pt", _KEY: json.dumps(metadata, ensure_ascii=False)})
+        partial.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else may read.
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {path}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _versions() -> dict[str, str]:

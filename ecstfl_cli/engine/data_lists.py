@@ -45,7 +45,13 @@ def load_list(
     """
     data, file = recipe.data, Path(entry.file)
     manifest = read_manifest_for(file)
-    own = _own_map(entry, recipe, manifest) or labels
+    told = _own_map(entry, recipe, manifest)
+    own = told or labels
+    if told is None and pathfile.has_indices(file):
+        reporter.warn(
+            f"{file} does not say whose its indices are; they are taken to be in the model's order: "
+            f"{labels.describe()}. Another order is set with data.label_map."
+        )
     joined = join_for(own, labels, data.drop_classes)
     listed, takes = pathfile.modality_of(file), recipe.input.modality
     root = entry.root or data.root
@@ -63,7 +69,7 @@ def load_list(
     name = entry.name or (manifest["name"] if manifest else _name_of(file))
     samples = [replace(s, data_set=name, modality=None if listed == takes else listed) for s in samples]
     if training and (data.soft_labels or data.val_split_by == "subject"):
-        extra = read_extra_columns(file, own if data.soft_labels else None)
+        extra = read_extra_columns(file, own if data.soft_labels else None, skip_bad=data.skip_bad)
         samples = _with_extra(samples, extra, joined)
         if data.val_split_by == "subject" and not any(sample.subject for sample in samples):
             raise DataError(

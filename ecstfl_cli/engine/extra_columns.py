@@ -40,18 +40,19 @@ class ExtraColumns:
     soft_labels: NDArray[np.float32] | None
 
 
-def read_extra_columns(path: str | Path, label_map: LabelMap | None = None) -> ExtraColumns:
+def read_extra_columns(path: str | Path, label_map: LabelMap | None = None, *, skip_bad: bool = False) -> ExtraColumns:
     """Subjects and soft labels of a path file; soft labels only with the `label_map` of the file's own indices.
 
     Columns named by every class of the map, in any order and spelling, are soft labels; votes are divided by their sum.
-    Raises DataError where the file cannot be read, or holds a number that is negative or none.
+    Raises DataError where the file cannot be read, has wrong rows (`skip_bad` leaves these out), or holds a number that
+    is negative or none.
     """
     path = Path(path)
     source = path if pathfile.modality_of(path) == "img" else sidecar(path)
     if source is not path and not source.is_file():
         return ExtraColumns({}, None, None)
     table = pathfile.read_table(source)
-    if table.problems:
+    if table.problems and not skip_bad:
         raise pathfile.problems_error(f"{source} has wrong rows", table.problems)
     names = [name.strip().lower() for name in table.header]
     cells = [field.cells + [""] * (len(names) - len(field.cells)) for field in table.fields]

@@ -31,9 +31,9 @@ from ecstfl_cli.engine.stages import freeze
 from ecstfl_cli.engine.trainer import Trainer
 from ecstfl_cli.engine.training_data import load_training_data
 from ecstfl_cli.engine.training_loaders import TrainingLoaders
-from ecstfl_cli.engine.training_state import Progress, SavedState, check_fits, load_state, states
+from ecstfl_cli.engine.training_state import Progress, SavedState, changed_recipe, check_fits, load_state, states
 from ecstfl_cli.engine.watch import Stop, StoppedError, Watch
-from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
+from ecstfl_cli.errors import CheckpointError, DataError, EcstflError, listing
 from ecstfl_cli.labels import LabelMap, label_map_from
 from ecstfl_cli.recipe import Recipe
 from ecstfl_cli.recipe_loading import dump
@@ -72,7 +72,13 @@ def finetune(
         if processes.is_main:
             reporter = LoggingReporter(reporter, run.log)
         try:
+            changed = processes.on_main(lambda: changed_recipe(run, recipe, reporter)) if resume else []
             training = _Training(recipe, processes, run, reporter, resume is not None)
+            if changed and training.is_finished():
+                raise EcstflError(
+                    f"{run.path} is finished, and nothing would be trained with\n" + listing(changed),
+                    "Leave that out, add epochs with --epochs N, or start a new run without --resume.",
+                )
             training.begin(RunFolder(before) if before else None)
         except BaseException:
             if resume is None and processes.is_main:
@@ -158,7 +164,7 @@ class _Training:
                 try:
                     if self.is_resumed:
                         self._mend_evaluation(watch)
-                    while not self._is_finished():
+                    while not self.is_finished():
                         self._epoch(watch)
                     self.is_trained = True
                     return RunResult(self.run.path, self._conclude(watch))
@@ -199,7 +205,8 @@ class _Training:
         self._write(lambda: self.writer.epoch(progress, weights, predictions))
         self.reporter.note(_epoch_line(row, train.epochs, self.chooser, progress.best))
 
-    def _is_finished(self) -> bool:
+    def is_finished(self) -> bool:
+        """Whether all epochs or steps are done, or no better epoch has come for too long."""
         progress, train = self.progress, self.recipe.train
         if progress.epoch >= train.epochs:
             return True

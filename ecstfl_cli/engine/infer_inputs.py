@@ -133,7 +133,7 @@ def _read_list(path: Path, source: Source) -> list[Sample]:
         counts=path.parent if read_manifest_for(path) else None,
         reporter=source.reporter,
     )
-    if own_map is None and _has_indices(path):
+    if own_map is None and pathfile.has_indices(path):
         source.reporter.warn(
             f"{path} does not say whose its indices are; they are taken to be in the model's order: "
             f"{source.labels.describe()}. Another order is set with --label-map."
@@ -157,11 +157,6 @@ def _joined(path: Path, own_map: LabelMap, source: Source) -> Join:
                 "--drop-classes, or give the folder of the samples instead of the path file.",
             ) from error
     return joined
-
-
-def _has_indices(path: Path) -> bool:
-    """Whether a path file has labels that are indices, which mean nothing without a map; class names do."""
-    return any(field.label.isdigit() for field in pathfile.read_table(path).fields)
 
 
 def _manifest_label_map(path: Path) -> LabelMap | None:

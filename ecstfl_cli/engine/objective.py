@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from ecstfl_cli import registry
 from ecstfl_cli.api import Batch, LossContext
+from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.components.mixing import Mix
-from ecstfl_cli.errors import RecipeError
-from ecstfl_cli.recipe import LossSection
+from ecstfl_cli.errors import EcstflError, RecipeError
+from ecstfl_cli.labels import label_map_from
+from ecstfl_cli.recipe import LossSection, Recipe
 
 
 class Objective(nn.Module):
@@ -62,6 +64,11 @@ class Objective(nn.Module):
         self, name: str, logits: Tensor, features: Tensor, target: Tensor, batch: Batch, mix: Mix | None
     ) -> Tensor:
         own = self._term(name)(logits, features, target, batch)
+        if own.dim():
+            raise EcstflError(
+                f"the loss {name} returned a tensor {tuple(own.shape)}",
+                "A loss returns the scalar to minimise: reduce it, e.g. by .mean(). See docs/plugins.md.",
+            )
         if mix is None:
             return own
         order = mix.partner.to(target.device)
@@ -70,10 +77,22 @@ class Objective(nn.Module):
         return mix.share * own + (1 - mix.share) * self._term(name)(logits, features, target[order], batch)
 
 
+def build_components(recipe: Recipe) -> None:
+    """Build a recipe's network, without its weights, and its losses. Raises EcstflError where that does not work."""
+    spec = recipe.model.to_spec(len(label_map_from(recipe.label_map)))
+    network = build_model(
+        replace(spec, args={**spec.args, "pretrained": False} if "pretrained" in spec.args else spec.args),
+        recipe.input.modality,
+    )
+    Objective(recipe.losses, LossContext(spec.num_classes, network.num_features, [1] * spec.num_classes))
+
+
 def _build(name: str, args: Mapping[str, Any], context: LossContext) -> Any:
     factory = registry.load("losses", name)
     try:
         inspect.signature(factory).bind(context, **args)
     except TypeError as error:
-        raise RecipeError(f"losses.{name}.args: {error}", f"Its arguments: {inspect.signature(factory)}") from error
+        own = list(inspect.signature(factory).parameters)[1:]
+        takes = f"It takes: {', '.join(own)}." if own else "It takes none."
+        raise RecipeError(f"losses.{name}.args: {error}", takes) from error
     return factory(context, **args)

@@ -15,6 +15,7 @@ from ecstfl_cli.engine.extra_columns import sidecar
 from ecstfl_cli.engine.reroot import RerootResult
 from ecstfl_cli.engine.samples import write_rejects
 from ecstfl_cli.errors import DataError
+from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.media.atomic import complete_files
 from ecstfl_cli.pathfile import Problem, modality_of
 from ecstfl_cli.resources import shipped
@@ -110,4 +111,7 @@ def next_command(prepared: Prepared) -> str:
     fold = train.removesuffix("train")
     held_out = next((files[fold + key] for key in ("val", "test") if fold + key in files), None)
     flags += ["--list-file-val", str(folder / held_out)] if held_out else ["--val-split", "0.1"]
+    own = prepared.manifest["label_map"]
+    if isinstance(own, str) and not set(label_map_from(own).names) <= set(label_map_from("dfew").names):
+        flags += ["--label-map", own]  # A model of dfew's classes, which is the default, would lack some.
     return shlex.join(["ecstfl", "finetune", *flags])

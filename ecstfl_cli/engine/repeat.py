@@ -13,6 +13,8 @@ import yaml
 from ecstfl_cli.engine.checkpoint import load_native
 from ecstfl_cli.engine.run_folder import RunFolder
 from ecstfl_cli.errors import EcstflError
+from ecstfl_cli.recipe import Recipe
+from ecstfl_cli.recipe_loading import load_recipe
 
 # What may change results; the rest of environment.json says where and when.
 COMPARED = ("versions", "device", "precision", "processes", "threads", "teacher", "git", "code", "data")
@@ -43,6 +45,12 @@ def environment_differences(before: RunFolder, now: RunFolder) -> list[str]:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str] = COMPARED) -> list[str]:
     """What two environments differ in that may change results, a line each."""
     return [line for key in keys for line in _differences(key, before.get(key), now.get(key))]
+
+
+def recipe_changes(before: Path, now: Recipe) -> list[str]:
+    """What a recipe differs in from one in a file, a line each: `optimizer.lr: 0.1 before, 0.5 now`."""
+    old = load_recipe(before).model_dump()
+    return [line for key, value in now.model_dump().items() for line in _differences(key, old.get(key), value)]
 
 
 def _differences(key: str, old: Any, new: Any) -> Iterator[str]:

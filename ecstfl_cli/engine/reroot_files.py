@@ -101,7 +101,11 @@ def _map_of(files: Sequence[Path], wanted: str | None) -> tuple[str, LabelMap] |
         read = pathfile.scan(table.path, root=None, label_map=label_map, require_labels=False)
         strange += [problem for problem in read.problems if problem not in table.problems]
     if strange:
-        raise pathfile.problems_error(f"{len(strange)} labels are outside label map {name!r}", strange)
+        raise pathfile.problems_error(
+            f"{len(strange)} labels are outside label map {name!r}",
+            strange,
+            "Mend or remove these lines, or name another map with --label-map; `ecstfl labels` lists them.",
+        )
     return name, label_map
 
 

@@ -55,7 +55,8 @@ class RunWriter:
 
     def begin(self, progress: Progress, settings: Mapping[str, Any]) -> None:
         """Before the first step. On resuming, what a kill may have left unwritten or damaged is written again."""
-        write_text(self.run.recipe, dump(self.recipe))
+        if not progress.rows or progress.epoch < self.recipe.train.epochs:  # A finished run keeps what made it.
+            write_text(self.run.recipe, dump(self.recipe))
         found = environment(self.device) | dict(settings) | {"data": self.data.summary(self.labels)}
         earlier = self._earlier()
         # Already another number of threads rounds otherwise.

@@ -231,7 +231,8 @@ def _look_at_clip(folder: str, cache: ScanCache | None = None) -> Found:
 
 
 def _disk_problem(file: Path, row: Row, disk: Found) -> Problem:
-    hint = f"If the data lies elsewhere, re-root the list: `ecstfl prepare --data-root DIR {file}`."
+    again = f"`ecstfl prepare --data-root DIR {file} --out NEW_FOLDER`"
+    hint = f"If the data lies elsewhere, re-root the list, and use the one that is written: {again}."
     return Problem(file, row.line, row.path_as_written, disk.problem, hint if disk.missing else "")
 
 

@@ -16,14 +16,23 @@ from typing import Any
 
 import torch
 
+from ecstfl_cli.engine.repeat import recipe_changes
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.run_folder import RunFolder, write_text
-from ecstfl_cli.errors import CheckpointError, EcstflError
+from ecstfl_cli.errors import CheckpointError, EcstflError, listing
 from ecstfl_cli.media.atomic import complete_file
+from ecstfl_cli.recipe import Recipe
+from ecstfl_cli.recipe_loading import is_whole
 
 FORMAT = 2
 KEPT = 2
 _NAME = re.compile(r"epoch_(\d+)_step_(\d+)\.pt")
+# Keys of a recipe that a resumed run may change without a word, and those that it cannot change.
+_FREE_ON_RESUMING = (
+    "description", "output", "train.epochs", "train.device", "train.workers", "train.max_steps", "train.max_minutes",
+    "train.save_every", "train.trackers", "train.compile",
+)  # fmt: skip
+_FIXED_ON_RESUMING = ("label_map", "input.", "model.backbone", "model.args", "model.temporal_head")
 
 
 @dataclass
@@ -142,3 +151,21 @@ def mend_recipe(run: RunFolder, reporter: Reporter) -> None:
     """Write the run's recipe.yaml again from its newest state: a kill has left it missing or cut short."""
     write_text(run.recipe, load_state(run.states, reporter).recipe)
     reporter.warn(f"{run.recipe} was damaged and is written again from the run's state")
+
+
+def changed_recipe(run: RunFolder, recipe: Recipe, reporter: Reporter) -> list[str]:
+    """What a resumed run is to go on with that is not as it was, which is told; how long and where is not counted.
+
+    Raises EcstflError where it is another network or other inputs.
+    """
+    if not is_whole(run.recipe):
+        return []
+    changed = [line for line in recipe_changes(run.recipe, recipe) if not line.startswith(_FREE_ON_RESUMING)]
+    if fixed := [line for line in changed if line.startswith(_FIXED_ON_RESUMING)]:
+        raise EcstflError(
+            f"{run.path} was begun with another recipe:\n" + listing(fixed),
+            "A run cannot change these. Leave them out, or start a new run without --resume.",
+        )
+    for line in changed:
+        reporter.warn(f"not as before the interruption: {line}")
+    return changed

@@ -133,6 +133,36 @@ def test_resuming_on_other_data_is_refused(tiny_images: Callable, tmp_path: Path
         run(recipe_for(other, tmp_path / "runs", train={"epochs": 3}), resume=done.folder)
 
 
+def test_a_run_is_not_resumed_as_another_one(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=2, per_class=4)
+    done = run(recipe_for(data, tmp_path / "runs"))
+    recipe = (done.folder / "recipe.yaml").read_text(encoding="utf-8")
+
+    def resumed(**changes: Any) -> None:
+        train(recipe_for(data, tmp_path / "runs", **changes), resume=done.folder, reporter=reporter)
+
+    reporter = Reporter()
+    with pytest.raises(EcstflError, match=r"(?s)is finished.*optimizer\.lr: .* before, 5\.0 now"):
+        resumed(optimizer={"lr": 5.0})
+    with pytest.raises(EcstflError, match=r"model\.backbone: timm/resnet10t before, grid_cnn now"):
+        resumed(model={"backbone": "grid_cnn"}, train={"epochs": 9})
+    resumed(train={"epochs": 1})
+    assert (done.folder / "recipe.yaml").read_text(encoding="utf-8") == recipe
+    assert not reporter.warnings
+    resumed(optimizer={"lr": 1e-4}, train={"epochs": 9})
+    assert any("optimizer.lr: " in line for line in reporter.warnings)
+    assert "lr: 0.0001" in (done.folder / "recipe.yaml").read_text(encoding="utf-8")
+
+
+def test_indices_that_nobody_has_named_are_warned_of(tiny_images: Callable, tmp_path: Path) -> None:
+    named = tiny_images(classes=2, per_class=4)
+    bare = Path(named.train).with_name("bare.csv")
+    bare.write_bytes(Path(named.train).read_bytes())
+    reporter = Reporter()
+    train(recipe_for(named, tmp_path / "runs", data={"train": [str(bare)], "test": []}), reporter=reporter)
+    assert [line for line in reporter.warnings if "does not say whose its indices are" in line]
+
+
 @pytest.mark.parametrize("make", ["file", "empty", "no_state"])
 def test_resuming_what_is_no_run_says_so(tmp_path: Path, tiny_images: Callable, make: str) -> None:
     target = tmp_path / "target"

@@ -34,13 +34,20 @@ def build_model(spec: ModelSpec, modality: Modality) -> Any:
     return backbone
 
 
+_CONTRACT = ("modality", "num_features", "forward_features", "forward_head", "reset_classifier")
 _INPUT = {"img": "stills", "video": "clips"}
 
 
 def _construct(spec: ModelSpec) -> Any:
     factory = registry.load("backbones", spec.backbone)
     try:
-        return factory(spec.num_classes, **spec.args)
+        backbone = factory(spec.num_classes, **spec.args)
+        if missing := [name for name in _CONTRACT if not hasattr(backbone, name)]:
+            raise RegistryError(
+                f"backbone {spec.backbone!r} has no {' and no '.join(missing)}",
+                "ecstfl_cli.api.Backbone says what a backbone has; see docs/plugins.md.",
+            )
+        return backbone
     except EcstflError:
         raise
     except TypeError as error:

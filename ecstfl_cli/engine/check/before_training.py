@@ -81,7 +81,7 @@ def _warn_of_subjects(files: Mapping[str, Sequence[str]], reporter: Reporter) ->
 
 
 def _subjects(files: Sequence[str]) -> set[str]:
-    return {subject for file in files for subject in read_extra_columns(file).subjects or ()} - {""}
+    return {subject for file in files for subject in read_extra_columns(file, skip_bad=True).subjects or ()} - {""}
 
 
 def _note_short(lists: Lists, num_frames: int, reporter: Reporter) -> None:
