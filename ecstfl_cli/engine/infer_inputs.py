@@ -52,8 +52,8 @@ class Source:
 
 
 def are_path_files(inputs: Sequence[str | Path]) -> bool:
-    """Whether inputs are for evaluation: path files among them, or none at all, which means those prepared last."""
-    return not inputs or any(Path(name).suffix.lower() in _LIST_MODALITY for name in inputs)
+    """Whether inputs are for evaluation: path files alone, or nothing at all, which means those prepared last."""
+    return all(Path(name).suffix.lower() in _LIST_MODALITY and not Path(name).is_dir() for name in inputs)
 
 
 def modality_of_inputs(inputs: Sequence[Path]) -> Modality | None:

@@ -142,6 +142,7 @@ def infer_media(
         _tell_found(job, None, reporter)
     else:
         raise EcstflError(f"{job.out} was begun with other weights than {recogniser.model.source} has now")
+    job.require_sources()
     copies = job.out / ANNOTATED
     had_copies = copies.exists()
     try:

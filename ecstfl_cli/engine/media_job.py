@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -100,7 +101,8 @@ class Shard:
 
 
 class Job:
-    """The folder of a job; see the module. `settings`, `model` and `sources` are those of whoever began it."""
+    """The folder of a job; see the module. `settings`, `model` and `sources` are those of whoever began it, in the
+    working directory `begun_in`."""
 
     def __init__(
         self,
@@ -109,7 +111,9 @@ class Job:
         model: Mapping[str, Any],
         sources: Sequence[MediaSource],
         shard: Shard,
+        begun_in: str = "",
     ) -> None:
+        self.begun_in = begun_in
         self.out, self.settings, self.model, self.shard = out, settings, dict(model), shard
         self.sources = tuple(sources)
         self.units = _units(self.sources)
@@ -167,7 +171,8 @@ class Job:
             for name in ("inputs", "formats"):
                 stored[name] = tuple(stored[name])
             sources = [MediaSource(name, kind) for name, kind in content["sources"]]
-            return cls(out, MediaSettings(**stored), content["model"], sources, shard)
+            begun_in = content.get("begun_in", "")
+            return cls(out, MediaSettings(**stored), content["model"], sources, shard, begun_in)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EcstflError(f"{path} cannot be read: {error}", f"Remove {path.parent} and begin again.") from error
 
@@ -206,6 +211,17 @@ class Job:
     def thumbnails(self, unit: Unit) -> Path:
         """The small pictures of a unit, for the report."""
         return self.folder / "thumbnails" / f"{unit.name}.jsonl"
+
+    def require_sources(self) -> None:
+        """Raises EcstflError where this is another working directory, from which none of what is left is found."""
+        names = [source.name for unit in self.left() for source in unit.sources if not source.live]
+        if not names or self.begun_in in ("", str(Path.cwd())) or any(Path(name).exists() for name in names):
+            return
+        raise EcstflError(
+            f"{names[0]} is not here: {self.out} was begun in {self.begun_in}",
+            f"Go on from there: cd {shlex.quote(self.begun_in)}; "
+            f"ecstfl infer --resume {shlex.quote(str(normal_path(str(self.out))))}",
+        )
 
     def left(self) -> list[Unit]:
         """Units of this shard that are not done, in order."""
@@ -282,6 +298,7 @@ def _units(sources: Sequence[MediaSource]) -> list[Unit]:
 def _begin(out: Path, settings: MediaSettings, model: Mapping[str, Any], sources: Sequence[MediaSource]) -> None:
     content = {
         "version": VERSION,
+        "begun_in": str(Path.cwd()),
         "settings": asdict(settings),
         "model": dict(model),
         "sources": [[source.name, source.kind] for source in sources],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from math import inf
@@ -28,7 +29,7 @@ from ecstfl_cli.media.annotate import annotate_image
 from ecstfl_cli.media.annotated_video import VIDEO_OUTPUTS, AnnotatedVideo
 from ecstfl_cli.media.atomic import complete_file, remove_partial
 from ecstfl_cli.media.camera import camera_input
-from ecstfl_cli.media.moving import FOLDER_FPS, read_moving
+from ecstfl_cli.media.moving import FOLDER_FPS, is_animated, read_moving
 from ecstfl_cli.media.prefetch import prefetched
 from ecstfl_cli.media.row_tables import OutputError, RowTable
 from ecstfl_cli.media.video import VideoFrame, probe
@@ -200,23 +201,32 @@ class Worker:
 
     # --- beside the rows ---------------------------------------------------------------------------------------------
 
-    def _annotated(self, source: MediaSource) -> AbstractContextManager[AnnotatedVideo | None]:
+    @contextmanager
+    def _annotated(self, source: MediaSource) -> Iterator[AnnotatedVideo | None]:
         if not self.job.settings.annotate:
-            return nullcontext()
+            yield None
+            return
         path = self._copy(source)
         fps = self.job.settings.frame_rate
         sound = None
-        if source.kind == "video":
-            path = path if path.suffix.lower() in VIDEO_OUTPUTS else path.with_name(f"{path.name}.mp4")
+        if source.kind == "video" and not is_animated(Path(source.name)):
             sound = source.name
             try:
                 fps = probe(source.name).fps
             except DataError:  # Reading it says what.
-                return nullcontext()
-        else:
+                yield None
+                return
+        if source.kind != "video" or path.suffix.lower() not in VIDEO_OUTPUTS:
             path = path.with_name(f"{path.name}.mp4")
+            while path in self._copies:  # clip.mp4 may lie beside the frame folder clip.
+                path = path.with_name(f"{path.stem}_.mp4")
         remove_partial(path)
-        return AnnotatedVideo(path, self.recogniser.labels.names, fps=fps, sound_from=sound)
+        with _writing(), AnnotatedVideo(path, self.recogniser.labels.names, fps=fps, sound_from=sound) as video:
+            yield video
+
+    @functools.cached_property
+    def _copies(self) -> set[Path]:
+        return {self._copy(source) for source in self.job.sources}
 
     def _copy(self, source: MediaSource) -> Path:
         """Where a source's annotated copy goes: in OUT/annotated as it lies below the folder that all sources share."""

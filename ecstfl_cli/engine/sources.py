@@ -23,6 +23,7 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _WILDCARDS = re.compile(r"[*?[]")
 # What a result keeps its annotated copies in, and its parts while it is not finished.
 ANNOTATED, UNFINISHED = "annotated", "unfinished"
+_NEITHER = "is neither a picture nor a video"
 # Endings shown of files that were passed over.
 _ENDINGS = 5
 
@@ -78,15 +79,24 @@ def find_sources(
     A directory is searched with all below it in natural order, without hidden files and folders and the annotated
     copies that `infer` wrote; links are followed, but no folder comes twice. Its images are stills, or where
     `folders_are_videos` each folder that holds images is one video. A pattern that the shell has left alone is
-    expanded; `**` stands for any depth. Raises DataError with all inputs that do not exist or are neither picture nor
-    video. What a list names wrongly becomes a source all the same,
-    so that it is reported with the others that cannot be read.
+    expanded; `**` stands for any depth. What is neither picture nor video is passed over where other inputs are.
+    Raises DataError with all inputs that do not exist, and where none is a picture or video. What a list names wrongly
+    becomes a source all the same, so that it is reported with the others that cannot be read.
     """
     found = Found()
     wrong: list[str] = []
+    neither: list[str] = []
     for name in inputs:
-        if problem := _add(name, found, folders_are_videos):
+        problem = _add(name, found, folders_are_videos)
+        if problem == _NEITHER:
+            neither.append(name)
+        elif problem:
             wrong.append(f"{name}: {problem}")
+    if found.sources or camera is not None:
+        # A pattern that the shell has expanded matches what a folder may hold beside media.
+        found.passed_over.update(Path(name).suffix.lower() for name in neither)
+    else:
+        wrong += [f"{name}: {_NEITHER}" for name in neither]
     for name in listed:
         if _add(name, found, folders_are_videos, patterns=False):
             found.add(name, "video" if Path(name).suffix.lower() in VIDEO_SUFFIXES else "image")
@@ -136,7 +146,7 @@ def _add(name: str, found: Found, folders_are_videos: bool, *, patterns: bool = 
     elif stat.S_ISCHR(mode):
         found.add(name, "camera")
     elif not (kind := _kind(path) or _kind_inside(path)):
-        return "is neither a picture nor a video"
+        return _NEITHER
     else:
         found.add(name, kind)
     return ""
@@ -178,7 +188,7 @@ def _kind_inside(path: Path) -> Kind | None:
 
     try:
         with Image.open(path):
-            return "image"
+            return "video" if is_animated(path) else "image"
     except Exception:  # Pillow's readers raise almost anything on what is not an image.
         pass
     try:

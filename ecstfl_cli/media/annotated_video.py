@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -113,9 +113,13 @@ class AnnotatedVideo:
                 self._copy_sound(self._ticks / TICKS + 1.0)
         except (av.FFmpegError, OSError) as problem:
             failed = self._failed(problem)
-            self._stack.__exit__(type(failed), failed, failed.__traceback__)
+            with suppress(av.FFmpegError, OSError):  # Closing the file may need the room that there is not.
+                self._stack.__exit__(type(failed), failed, failed.__traceback__)
             raise failed from problem
-        self._stack.__exit__(kind, error, traceback)
+        try:
+            self._stack.__exit__(kind, error, traceback)
+        except (av.FFmpegError, OSError) as problem:
+            raise self._failed(problem) from problem
 
     def _failed(self, error: Exception) -> EcstflError:
         reason = getattr(error, "strerror", None) or str(error)

@@ -17,6 +17,10 @@ except ImportError:  # No wheel for this platform: Pillow gives the same pixels,
     simplejpeg = None
 
 
+# Photographs of 200 megapixels are no attack; Pillow refuses twice as many as this.
+Image.MAX_IMAGE_PIXELS = 300_000_000
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
     """An image file as 8-bit RGB (H, W, 3), upright by its EXIF orientation; grey, palette, alpha, CMYK and 16-bit too.
 
@@ -40,7 +44,9 @@ def decode_image(data: bytes, path: Path | str) -> NDArray[np.uint8]:
             return _upright_rgb(image)
     except UnidentifiedImageError as error:
         raise _unreadable(path, "is not an image") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise _unreadable(path, f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
 
 

@@ -9,9 +9,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif"})
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jfif .png .apng .bmp .webp .avif .jp2 .tif .tiff .pgm .ppm .gif".split()  # noqa: SIM905
+)
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".3gp", ".ts", ".mts", ".ogv"}
+    ".mp4 .m4v .mov .avi .mkv .webm .flv .wmv .mpg .mpeg .3gp .ts .mts .m2ts .ogv".split()  # noqa: SIM905
 )
 
 _DIGITS = re.compile(r"([0-9]+)")

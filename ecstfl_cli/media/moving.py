@@ -10,7 +10,7 @@ from PIL import Image
 
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.decode import read_image
-from ecstfl_cli.media.frames import frame_names
+from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frame_names
 from ecstfl_cli.media.video import VideoFrame, read_video
 
 ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng"})
@@ -26,8 +26,11 @@ def is_stream(source: str | Path) -> bool:
 
 
 def is_animated(path: Path) -> bool:
-    """Whether an image file holds more than one frame. False where it cannot be read."""
-    if path.suffix.lower() not in ANIMATED_SUFFIXES:
+    """Whether an image file holds more than one frame. False where it cannot be read, or its ending says otherwise."""
+    suffix = path.suffix.lower()
+    if suffix not in ANIMATED_SUFFIXES and suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        return False
+    if not path.is_file():  # What was read of a pipe is gone.
         return False
     try:
         with Image.open(path) as image:
@@ -78,8 +81,18 @@ def _folder(path: Path, fps: float) -> Iterator[VideoFrame]:
         raise DataError(f"cannot read the folder {path}: {error.strerror}") from error
     if not names:
         raise DataError(f"folder {path} holds no images")
+    bad: list[DataError] = []
     for index, name in enumerate(names):
-        yield VideoFrame(index, index / fps, read_image(path / name))
+        try:
+            pixels = read_image(path / name)
+        except DataError as error:  # It is passed over, as a broken packet of a video is.
+            bad.append(error)
+            continue
+        yield VideoFrame(index, index / fps, pixels)
+    if len(bad) == len(names):
+        raise bad[0]
+    if bad:
+        raise DataError(f"{len(bad)} of {len(names)} frames of {path} were left out: {bad[0].message}")
 
 
 def _animation(path: Path) -> Iterator[VideoFrame]:

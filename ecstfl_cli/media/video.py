@@ -124,6 +124,10 @@ def _opened(source: str | Path, format: str | None = None, options: dict[str, st
 
     try:
         container = av.open(str(source), format=format, options=options or {})
+        if container.format.name == "mpjpeg" and "use_wallclock_as_timestamps" not in (options or {}):
+            # A camera's pictures have no times, and FFmpeg takes 25 a second: they are of when they come.
+            container.close()
+            return _opened(source, format, {**(options or {}), "use_wallclock_as_timestamps": "1"})
     except (av.FFmpegError, OSError, ValueError) as error:
         why = "it was cut off before its index (moov)" if _lacks_index(Path(source)) else _reason(error)
         raise DataError(f"cannot open video {source}: {why}", "Check that it plays elsewhere.") from error
@@ -184,20 +188,24 @@ def _decoded(container: InputContainer, stream: VideoStream, source: str | Path)
         raise DataError(reason, "It may be truncated.")
     if broken:
         raise DataError(f"video {source} is damaged: parts could not be decoded ({broken}), {count} frames could")
-    _require_whole(stream, first, last, source)
+    _require_whole(container, stream, first, last, source)
 
 
-def _require_whole(stream: VideoStream, first: AVFrame, last: AVFrame, source: str | Path) -> None:
+def _require_whole(
+    container: InputContainer, stream: VideoStream, first: AVFrame, last: AVFrame, source: str | Path
+) -> None:
     """Raises DataError where a tenth of the time that the header tells is missing, and more than half a second."""
-    seconds = _stream_seconds(stream)
-    if seconds is None or first.time is None or last.time is None or last.time_base is None:
+    seconds = _stream_seconds(container, stream)
+    if seconds is None or first.time is None or last.time is None or last.time_base is None or "://" in str(source):
         return
-    reached = last.time - first.time + float((last.duration or 0) * last.time_base)
+    # Matroska's tag is the time of the end, which need not begin at 0.
+    start = 0.0 if stream.duration is None else first.time
+    reached = last.time - start + float((last.duration or 0) * last.time_base)
     if seconds - reached > max(0.5, 0.1 * seconds):
         raise DataError(f"video {source} ends after {reached:.1f} of {seconds:.1f} seconds; it is truncated")
 
 
-def _stream_seconds(stream: VideoStream) -> float | None:
+def _stream_seconds(container: InputContainer, stream: VideoStream) -> float | None:
     """How long the pictures last by the header; sound may last longer."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
@@ -205,6 +213,8 @@ def _stream_seconds(stream: VideoStream) -> float | None:
     if written:
         hours, minutes, seconds = map(float, written.groups())
         return 3600 * hours + 60 * minutes + seconds
+    if container.format.name == "flv" and container.duration:  # Others guess it from the size.
+        return float(container.duration) / 1e6
     return None
 
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,7 +108,6 @@ def test_what_cannot_be_used_together_is_said(infer: Callable, media: Path) -> N
     assert "--drop-classes: not for videos and images" in infer("talk.mp4", "--drop-classes").stderr
     assert "--out: not for --resume" in infer("--resume", "o").stderr
     assert "--data-root: not for videos and images" in infer("talk.mp4", "--data-root", ".").stderr
-    assert "a video is not read beside path files" in infer("list.csv", "talk.mp4").stderr
     assert infer("talk.mp4", "--every", "2", "--fps", "3").exit_code == 2
     assert infer("talk.mp4", "--every", "0").exit_code == 2
     for wrong in ("0", "31", "often"):
@@ -117,6 +117,17 @@ def test_what_cannot_be_used_together_is_said(infer: Callable, media: Path) -> N
     assert "I/N" in infer("talk.mp4", "--shard", "5/4").stderr
     assert "--type video asks for clips" in infer("talk.mp4", "--type", "video").stderr
     assert not (media / "o").exists()
+
+
+def test_what_a_shells_pattern_matches_beside_media_is_passed_over(infer: Callable, media: Path) -> None:
+    (media / "list.csv").write_text("filePath,expression\n0.png,0\n")
+    (media / "frames.txt").mkdir()
+    shutil.copy(media / "1.png", media / "frames.txt")
+    assert "notes.md: is neither a picture nor a video" in infer("notes.md").stderr
+    result = infer("0.png", "frames.txt", "list.csv", "notes.md")
+    assert result.exit_code == 0
+    assert "2 other files passed over: 1 .csv, 1 .md" in result.stderr
+    assert pd.read_csv(media / "o" / "predictions.csv")["source"].tolist() == ["0.png", "frames.txt/1.png"]
 
 
 def test_parts_and_merging(infer: Callable, cli: Callable, media: Path) -> None:
@@ -180,6 +191,33 @@ def test_a_stream_gives_each_row_as_a_line_of_json(infer: Callable, media: Path,
     assert rows == json.loads((media / "o" / "predictions.json").read_text())
     assert len(rows) == 10
     assert rows[0]["source"] == f"{server}/live.ts"
+
+
+def test_a_cameras_pictures_over_http_have_the_times_at_which_they_come(infer: Callable, media: Path) -> None:
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for n in range(16):
+                    jpeg = io.BytesIO()
+                    Image.new("RGB", (40, 40), (8 * n, 0, 0)).save(jpeg, "jpeg")
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {jpeg.tell()}\r\n\r\n"
+                    self.wfile.write(head.encode() + jpeg.getvalue() + b"\r\n")
+                    time.sleep(0.1)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        infer(f"http://127.0.0.1:{running.server_address[1]}/video")
+        running.shutdown()
+    times = pd.read_csv(media / "o" / "predictions.csv")["time"]
+    assert len(times) > 8
+    # FFmpeg would say 0.04 s from one to the next.
+    assert times.iloc[-1] / (len(times) - 1) > 0.08
 
 
 def test_a_stream_that_is_not_there_is_an_error(infer: Callable, server: str) -> None:

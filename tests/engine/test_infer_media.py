@@ -196,6 +196,25 @@ def test_the_copy_of_a_model_for_clips_follows_faces_between_windows(look: Look)
     assert drawn_on == [True] * 12 + [False] * 3
 
 
+def test_every_source_that_moves_has_a_copy_of_its_own(look: Look) -> None:
+    frames = [Image.open(picture(f"d/clip/{n}.png", n)) for n in range(3)]
+    video("d/clip.mp4", 4)
+    frames[0].save("wave.webp", save_all=True, append_images=frames[1:])
+    result = look("d", "wave.webp", annotate=True, frame_rate=10.0)
+    assert not result.problems
+    copies = {path.name: len(list(read_video(path))) for path in Path("o/annotated").rglob("*.*")}
+    assert copies == {"clip.mp4": 4, "clip_.mp4": 3, "wave.webp.mp4": 3}
+
+
+def test_a_bad_frame_of_a_folder_is_left_out_and_told_of(look: Look) -> None:
+    for n in range(5):
+        picture(f"d/{n}.png", n)
+    Path("d/2.png").write_bytes(b"")
+    (source,) = look("d", frame_rate=10.0).sources
+    assert source.problem.startswith("1 of 5 frames of d were left out: cannot read image d/2.png")
+    assert table()["frame"].tolist() == [0, 1, 3, 4]
+
+
 def test_copies_lie_as_the_sources_do_below_their_common_folder(look: Look, tmp_path: Path) -> None:
     picture("deep/x/a.png")
     picture("deep/y/a.png", 1)

@@ -97,6 +97,11 @@ def test_resume_needs_the_folder_only(look: Look, monkeypatch: pytest.MonkeyPatc
     interrupted(look, 1, monkeypatch, every=2, detect_every=5)
     with pytest.raises(EcstflError, match=r"(?s)other settings:\n  every: 2 there, 3 now\n  detect every: 5 there, 4 "):
         look(resume=Path("o"), out=None, faces="auto", model="", every=3, detect_every=4)
+    out = Path("o").absolute()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(out)
+        with pytest.raises(EcstflError, match=rf"(?s)d/.* is not here: .*begun in {out.parent}.*cd {out.parent}; "):
+            look(resume=out, out=None, faces="auto", model="")
     look(resume=Path("o"), out=None, faces="auto", model="")
     assert table().query("source == 'd/b.mp4'")["frame"].tolist() == [0, 2, 4, 6, 8]
     with pytest.raises(EcstflError, match="o holds no unfinished result: it is finished"):

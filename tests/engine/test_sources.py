@@ -11,6 +11,7 @@ from PIL import Image
 
 from ecstfl_cli.engine.sources import MediaSource, find_sources, read_list
 from ecstfl_cli.errors import DataError
+from ecstfl_cli.media.moving import read_moving
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +86,16 @@ def test_a_file_whose_ending_tells_nothing_is_looked_into_where_it_was_named() -
     Image.new("RGB", (8, 8)).save("picture.png")
     Path("picture.png").rename("picture")
     Path("notes.md").write_text("nothing to see")
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for name in ("moving.gif", "moving.png", "moving.webp"):
+        frames[0].save(name, save_all=True, append_images=frames[1:])
+    Path("moving.gif").rename("moving")
+    Path("moving.png").rename("moving.apng")
     assert found("picture") == [("picture", "image")]
+    assert found("moving", "moving.apng", "moving.webp") == [
+        ("moving", "video"), ("moving.apng", "video"), ("moving.webp", "video"),
+    ]  # fmt: skip
+    assert [len(list(read_moving(name))) for name in ("moving", "moving.apng", "moving.webp")] == [2, 2, 2]
     with pytest.raises(DataError, match=r"notes\.md: is neither a picture nor a video"):
         found("notes.md")
 

@@ -99,6 +99,24 @@ def test_a_file_shorter_than_its_header_tells_is_said_to_be_truncated(tmp_path: 
     assert str(cut) in said
 
 
+def test_what_begins_late_is_not_truncated_and_a_cut_flv_is(tmp_path: Path) -> None:
+    late = write_video(tmp_path / "late.mkv", [10 + k / 30 for k in range(60)])
+    assert len(list(read_video(late))) == 60
+    import av
+
+    path, cut = tmp_path / "a.flv", tmp_path / "cut.flv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flv1", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for k in range(60):
+            pixels = np.random.default_rng(k).integers(0, 256, (240, 320, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    assert len(list(read_video(path))) == 60
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "of 2.0 seconds; it is truncated" in read_with_error(cut)[1]
+
+
 def test_a_broken_packet_is_passed_over_and_told_of(tmp_path: Path) -> None:
     import av
 
