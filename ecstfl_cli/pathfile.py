@@ -301,7 +301,9 @@ def _columns(path: Path, header: Sequence[str], require_labels: bool) -> tuple[i
         missing = "path" if path_column < 0 else "label"
         raise DataError(
             f"{path} has no {missing} column; its first line is {','.join(header)!r}",
-            _expected("img") + " `path,label` is read too.",
+            _expected("img")
+            + " `path,label` is read too."
+            + (" Columns are separated by commas." if len(header) == 1 and re.search(r"[;\t|]", header[0]) else ""),
         )
     return path_column, label_column
 

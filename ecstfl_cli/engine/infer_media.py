@@ -266,7 +266,7 @@ def _resumed(there: MediaSettings, asked: MediaSettings, out: Path) -> MediaSett
 
 
 def _tell_found(job: Job, found: Found | None, reporter: Reporter) -> None:
-    live = [source.name for source in job.sources if source.live]
+    live = [f"{'camera ' * (source.kind == 'camera')}{source.name}" for source in job.sources if source.live]
     if live and len(job.sources) > 1:
         job.remove()
         raise EcstflError(f"{live[0]} is live and has to be the only input", "Start one command for each live source.")
