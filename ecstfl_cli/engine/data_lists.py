@@ -48,7 +48,7 @@ def load_list(
     told = _own_map(entry, recipe, manifest)
     own = told or labels
     if told is None and pathfile.has_indices(file):
-        reporter.warn(
+        reporter.note(
             f"{file} does not say whose its indices are; they are taken to be in the model's order: "
             f"{labels.describe()}. Another order is set with data.label_map."
         )

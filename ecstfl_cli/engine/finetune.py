@@ -72,13 +72,15 @@ def finetune(
         if processes.is_main:
             reporter = LoggingReporter(reporter, run.log)
         try:
-            changed = processes.on_main(lambda: changed_recipe(run, recipe, reporter)) if resume else []
+            changed = processes.on_main(lambda: changed_recipe(run, recipe)) if resume else []
             training = _Training(recipe, processes, run, reporter, resume is not None)
             if changed and training.is_finished():
                 raise EcstflError(
                     f"{run.path} is finished, and nothing would be trained with\n" + listing(changed),
                     "Leave that out, add epochs with --epochs N, or start a new run without --resume.",
                 )
+            for line in changed:
+                reporter.warn(f"not as before the interruption: {line}")
             training.begin(RunFolder(before) if before else None)
         except BaseException:
             if resume is None and processes.is_main:

@@ -54,12 +54,12 @@ def _model_facts(job: Job) -> dict[str, Any]:
         "model": card.pop("name", "") or about["source"],
         **card,
         "file": about["source"],
-        "weights (SHA-256, first 12 digits)": job.settings.weights,
+        "Weights (SHA-256, first 12 digits)": job.settings.weights,
         "backbone": about["backbone"],
         "classes": list(about["labels"]),
         "accuracy": accuracy or None,
         "calibration": _calibration(measured.get("calibration") or {}),
-        "computed by": f"{about['runtime']} on {about['device']}, {about['precision']}",
+        "Computed by": f"{about['runtime']} on {about['device']}, {about['precision']}",
     }
 
 

@@ -32,7 +32,7 @@ _FREE_ON_RESUMING = (
     "description", "output", "train.epochs", "train.device", "train.workers", "train.max_steps", "train.max_minutes",
     "train.save_every", "train.trackers", "train.compile",
 )  # fmt: skip
-_FIXED_ON_RESUMING = ("label_map", "input.", "model.backbone", "model.args", "model.temporal_head")
+_FIXED_ON_RESUMING = ("label_map", "input.", "model.backbone", "model.temporal_head")
 
 
 @dataclass
@@ -153,8 +153,8 @@ def mend_recipe(run: RunFolder, reporter: Reporter) -> None:
     reporter.warn(f"{run.recipe} was damaged and is written again from the run's state")
 
 
-def changed_recipe(run: RunFolder, recipe: Recipe, reporter: Reporter) -> list[str]:
-    """What a resumed run is to go on with that is not as it was, which is told; how long and where is not counted.
+def changed_recipe(run: RunFolder, recipe: Recipe) -> list[str]:
+    """What a resumed run is to go on with that is not as it was, a line each; how long and where is not counted.
 
     Raises EcstflError where it is another network or other inputs.
     """
@@ -166,6 +166,4 @@ def changed_recipe(run: RunFolder, recipe: Recipe, reporter: Reporter) -> list[s
             f"{run.path} was begun with another recipe:\n" + listing(fixed),
             "A run cannot change these. Leave them out, or start a new run without --resume.",
         )
-    for line in changed:
-        reporter.warn(f"not as before the interruption: {line}")
     return changed

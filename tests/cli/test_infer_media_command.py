@@ -156,12 +156,11 @@ def test_merged_parts_are_shown_as_json_too(cli: Callable, media: Path, model: P
 def test_a_name_that_is_no_unicode_is_shown_escaped_and_ends_nothing(media: Path, model: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     shutil.copy(media / "0.png", media / name)
-    command = [sys.executable, "-m", "ecstfl_cli", "infer", name, "--model", str(model), "--report", "--out"]
+    command = [sys.executable, "-m", "ecstfl_cli", "infer", name, "--model", str(model), "--report", "--json"]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
-    for out, more in (("a", []), ("b", ["--json"])):
-        done = subprocess.run([*command, out, *more], cwd=media, env=environment, capture_output=True, check=True)
-        assert b"caf\\udce9.png" in done.stdout
-        assert b"caf\\udce9.png" in (media / out / "report.html").read_bytes()
+    done = subprocess.run([*command, "--out", "o"], cwd=media, env=environment, capture_output=True, check=True)
+    assert b"caf\\udce9.png" in done.stdout
+    assert b"caf\\udce9.png" in (media / "o" / "report.html").read_bytes()
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

@@ -148,19 +148,19 @@ def test_a_run_is_not_resumed_as_another_one(tiny_images: Callable, tmp_path: Pa
         resumed(model={"backbone": "grid_cnn"}, train={"epochs": 9})
     resumed(train={"epochs": 1})
     assert (done.folder / "recipe.yaml").read_text(encoding="utf-8") == recipe
-    assert not reporter.warnings
+    assert not any("not as before" in line for line in reporter.warnings)
     resumed(optimizer={"lr": 1e-4}, train={"epochs": 9})
     assert any("optimizer.lr: " in line for line in reporter.warnings)
     assert "lr: 0.0001" in (done.folder / "recipe.yaml").read_text(encoding="utf-8")
 
 
-def test_indices_that_nobody_has_named_are_warned_of(tiny_images: Callable, tmp_path: Path) -> None:
+def test_indices_that_nobody_has_named_are_told_of(tiny_images: Callable, tmp_path: Path) -> None:
     named = tiny_images(classes=2, per_class=4)
     bare = Path(named.train).with_name("bare.csv")
     bare.write_bytes(Path(named.train).read_bytes())
     reporter = Reporter()
     train(recipe_for(named, tmp_path / "runs", data={"train": [str(bare)], "test": []}), reporter=reporter)
-    assert [line for line in reporter.warnings if "does not say whose its indices are" in line]
+    assert [line for line in reporter.notes if "does not say whose its indices are" in line]
 
 
 @pytest.mark.parametrize("make", ["file", "empty", "no_state"])
