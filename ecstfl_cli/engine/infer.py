@@ -1,4 +1,4 @@
-"""`ecstfl infer`: a trained model on images, clips or path files; predictions, and metrics where labels are known."""
+"""`ecstfl infer` on path files: predictions of their samples, and metrics where labels are known."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def infer(
     skip_bad: bool = False,
     reporter: Reporter,
 ) -> InferResult:
-    """Predict every sample of `inputs`, and write the results to `out`, a new folder under runs/infer if not given.
+    """Predict every sample of the path files `inputs`, and write the results to `out`, by default below runs/infer.
 
     Without inputs it takes the path file that was prepared last, without a model the newest finished run's; it reports
     both. `label_map` is that of the path files' indices, `model_label_map` that of a foreign checkpoint's outputs;

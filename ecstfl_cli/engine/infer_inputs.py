@@ -1,9 +1,8 @@
-"""What `infer` is pointed at: path files, images, frame folders and directories of them, as samples."""
+"""Path files that `infer` evaluates, as samples."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from ecstfl_cli.api import Modality
 from ecstfl_cli.engine.label_joining import joined_samples
 from ecstfl_cli.engine.manifest import latest_manifest, read_manifest_for
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.samples import KIND, Sample, check_on_disk, load_samples, write_rejects
+from ecstfl_cli.engine.samples import KIND, Sample, load_samples, write_rejects
 from ecstfl_cli.errors import DataError, LabelMapError, listing, suggest
 from ecstfl_cli.labels import Join, LabelMap, join, label_map_from
-from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frame_names, natural_key
 from ecstfl_cli.media.sources import is_video_file, open_clip, read_still
 from ecstfl_cli.media.video import count_frames
 from ecstfl_cli.pathfile import SUFFIXES, Problem
@@ -26,12 +24,6 @@ REFERENCE_FILES: dict[Modality, tuple[str, str]] = {
     "img": ("annotation_infer/Imgs_test.csv", "annotation/Imgs_test.csv"),
     "video": ("annotation_infer/Videos_test.txt", "annotation/Videos_test.txt"),
 }
-_TAKES: dict[Modality, str] = {
-    "img": "stills: images, folders of images, .csv path files",
-    "video": "clips: folders of frames, directories of such folders, .txt path files",
-}
-_NO_VIDEO = "a video is not read beside path files"
-_EXTRACT = "Look at videos with a command of their own: ecstfl infer VIDEO"
 _LIST_MODALITY: dict[str, Modality] = {suffix: modality for modality, suffix in SUFFIXES.items()}
 
 
@@ -57,65 +49,37 @@ def are_path_files(inputs: Sequence[str | Path]) -> bool:
 
 
 def modality_of_inputs(inputs: Sequence[Path]) -> Modality | None:
-    """The modality that files among the inputs ask for; None where they do not tell, or disagree."""
-    by_suffix: dict[str, Modality] = {**dict.fromkeys(IMAGE_SUFFIXES, "img"), **_LIST_MODALITY}
-    told = {by_suffix[suffix] for path in inputs if (suffix := path.suffix.lower()) in by_suffix}
+    """The modality that the path files ask for; None where they do not tell, or disagree."""
+    told = {_LIST_MODALITY[suffix] for path in inputs if (suffix := path.suffix.lower()) in _LIST_MODALITY}
     return told.pop() if len(told) == 1 else None
 
 
 def gather(inputs: Sequence[Path], source: Source) -> list[Sample]:
-    """The samples of all inputs, in their order, checked on disk; labels are indices of the model's map.
+    """The samples of all path files, in their order, checked on disk; labels are indices of the model's map.
 
-    A directory is searched: every image of it for stills; for clips every folder that holds images. Raises DataError
-    for inputs that do not exist or do not fit the model, and for unreadable samples unless they are to be skipped.
+    Raises DataError for path files that do not exist or do not fit the model, and for unreadable samples unless they
+    are to be skipped.
     """
-    _require_fit(inputs, source)
-    found: list[list[Sample]] = []
-    direct: list[Sample] = []
-    for path in inputs:
-        if path.is_file() and path.suffix.lower() in _LIST_MODALITY:
-            found.append(_read_list(path, source))
-        else:
-            samples = _search(path, source) if path.is_dir() else [_sample(path)]
-            found.append(samples)
-            direct += samples
-    bad = _unreadable(direct, source) if direct else {}
-    return [sample for samples in found for sample in samples if str(sample.source) not in bad]
-
-
-def _require_fit(inputs: Sequence[Path], source: Source) -> None:
-    wrong: list[str] = []
-    hints: list[str] = []
-    for path in inputs:
-        problem, hint = _misfit(path, source.modality)
-        if problem:
-            wrong.append(f"{path}: {problem}")
-            hints.append(hint)
+    wrong = [f"{path}: {problem}" for path in inputs if (problem := _misfit(path, source.modality))]
     if wrong:
-        hints.append(f"The model takes {_TAKES[source.modality]}. Another is named with --model.")
-        hint = "\n".join(text for text in dict.fromkeys(hints) if text)
-        raise DataError("these inputs cannot be used:\n" + listing(wrong), hint)
+        raise DataError(
+            "these path files cannot be used:\n" + listing(wrong),
+            f"The model takes {KIND[source.modality]}: {SUFFIXES[source.modality]} path files. Another is named with "
+            "--model. A list of photographs and videos, one a line, is read by `ecstfl infer - < LIST`.",
+        )
+    return [sample for path in inputs for sample in _read_list(path, source)]
 
 
-def _misfit(path: Path, modality: Modality) -> tuple[str, str]:
-    """What is wrong with an input and how to mend it; empty where nothing is."""
-    suffix = path.suffix.lower()
+def _misfit(path: Path, modality: Modality) -> str:
+    """What is wrong with a path file; empty where nothing is."""
     if not path.exists():
         parent = path.parent
         names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-        return f"no such file or folder. {suggest(path.name, names)}".rstrip(" ."), ""
-    if path.is_dir():
-        return "", ""
-    if suffix in VIDEO_SUFFIXES:
-        return _NO_VIDEO, _EXTRACT
-    if suffix in IMAGE_SUFFIXES:
-        return ("", "") if modality == "img" else ("is one image", "")
-    if suffix not in _LIST_MODALITY:
-        return f"is neither an image nor a path file ({', '.join(_LIST_MODALITY)})", ""
-    return ("", "") if _LIST_MODALITY[suffix] == modality else (f"lists {KIND[_LIST_MODALITY[suffix]]}", "")
-
-
-# --- path files ------------------------------------------------------------------------------------------------------
+        return f"no such file. {suggest(path.name, names)}".rstrip(" .")
+    suffix = path.suffix.lower()
+    if suffix not in _LIST_MODALITY or path.is_dir():
+        return f"is no path file ({', '.join(_LIST_MODALITY)})"
+    return "" if _LIST_MODALITY[suffix] == modality else f"lists {KIND[_LIST_MODALITY[suffix]]}"
 
 
 def _read_list(path: Path, source: Source) -> list[Sample]:
@@ -162,64 +126,6 @@ def _joined(path: Path, own_map: LabelMap, source: Source) -> Join:
 def _manifest_label_map(path: Path) -> LabelMap | None:
     manifest = read_manifest_for(path)
     return label_map_from(manifest["label_map"]) if manifest and manifest["label_map"] else None
-
-
-# --- images and folders ----------------------------------------------------------------------------------------------
-
-
-def _sample(path: Path) -> Sample:
-    return Sample(path, -1, str(path))
-
-
-def _search(folder: Path, source: Source) -> list[Sample]:
-    """The samples under a folder, in natural order. Raises DataError where there is none."""
-    videos = 0
-    samples: list[Sample] = []
-    clips = source.modality == "video"
-    for place, images, others in _walk(folder, set(), into_clips=not clips):
-        videos += sum(1 for name in others if Path(name).suffix.lower() in VIDEO_SUFFIXES)
-        if clips and images:
-            samples.append(_sample(place))
-        elif images:
-            samples += [_sample(place / name) for name in images]
-    if not samples:
-        if videos:
-            raise DataError(f"{folder} holds no images, and {_NO_VIDEO}; video files: {videos}", _EXTRACT)
-        raise DataError(f"{folder} holds no images", f"The model takes {_TAKES[source.modality]}.")
-    if videos:
-        source.reporter.warn(f"{folder}: {_NO_VIDEO}; video files left out: {videos}")
-    one_clip = clips and samples[0].source == folder
-    found = f"one clip of {len(frame_names(folder))} frames" if one_clip else f"{len(samples)} {KIND[source.modality]}"
-    source.reporter.note(f"{folder}: {found}")
-    return samples
-
-
-def _walk(folder: Path, seen: set[str], *, into_clips: bool) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """(folder, images, other files) of a folder and those below it; links are followed, but no folder comes twice."""
-    identity = os.path.realpath(folder)
-    if identity in seen:
-        return
-    seen.add(identity)
-    try:
-        images = frame_names(folder)
-        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror}") from error
-    folders = sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: natural_key(entry.name))
-    yield folder, images, [entry.name for entry in entries if entry not in folders]
-    if images and not into_clips:
-        return
-    for below in folders:
-        yield from _walk(below, seen, into_clips=into_clips)
-
-
-def _unreadable(samples: Sequence[Sample], source: Source) -> set[str]:
-    """The locations that cannot be read. Raises DataError with all of them unless they are to be skipped."""
-    found = check_on_disk([str(sample.source) for sample in samples], source.modality, source.reporter)
-    problems = {location: disk.problem for location, disk in found.items() if disk.problem}
-    if problems:
-        _settle(problems, len(found), source.rejects, source)
-    return set(problems)
 
 
 def decodable(samples: Sequence[Sample], source: Source) -> list[Sample]:

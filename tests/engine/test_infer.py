@@ -93,18 +93,18 @@ def test_batch_size_and_workers_do_not_change_the_result(run, tiny_clips, clip_m
 
 
 def test_every_result_has_a_folder_of_its_own(run, tiny_images, still_model):
-    image = next((tiny_images().root / "images").iterdir())
-    folders = {run(image, model=still_model).out for _ in range(3)}
+    listed = tiny_images().test
+    folders = {run(listed, model=still_model).out for _ in range(3)}
     assert len(folders) == 3
     assert {folder.parent for folder in folders} == {Path("runs/infer")}
-    run(image, model=still_model, out=Path("mine"))
-    with pytest.raises(EcstflError, match=r"(?s)mine holds an earlier result: predictions\.csv.*--out"):
-        run(image, model=still_model, out=Path("mine"))
+    run(listed, model=still_model, out=Path("mine"))
+    with pytest.raises(EcstflError, match=r"(?s)mine holds an earlier result: .*predictions\.csv.*--out"):
+        run(listed, model=still_model, out=Path("mine"))
 
 
 def test_a_failure_leaves_no_folder(run, still_model):
     with pytest.raises(DataError):
-        run("missing.jpg", model=still_model, out=Path("out"))
+        run("missing.csv", model=still_model, out=Path("out"))
     assert not Path("out").exists()
     assert not Path("runs").exists()
 
@@ -112,62 +112,28 @@ def test_a_failure_leaves_no_folder(run, still_model):
 # --- what it takes ---------------------------------------------------------------------------------------------------
 
 
-def test_an_image_model_takes_images_and_every_image_of_a_folder(run, tiny_images, still_model):
-    folder = tiny_images(classes=2, per_class=1).root / "images"
-    single = folder / "test_sad_0.jpg"
-    (folder / "deeper" / "still").mkdir(parents=True)
-    for name in ("2.jpg", "10.jpg"):
-        (folder / "deeper" / "still" / name).write_bytes(single.read_bytes())
-    (folder / "notes.md").write_text("not an image")
-    result = run(single, folder, model=still_model)
-    found = ["test_happy_0.jpg", "test_sad_0.jpg", "train_happy_0.jpg", "train_sad_0.jpg"]
-    expected = [*found, "deeper/still/2.jpg", "deeper/still/10.jpg"]
-    assert names(result) == [str(single), *(str(folder / name) for name in expected)]
-    assert (result.predictions.target == -1).all()
-
-
-def test_a_clip_model_takes_a_frame_folder_and_finds_them_in_directories(run, tiny_clips, clip_model):
-    root = tiny_clips(classes=2, per_class=1).root
-    one = root / "clips" / "test_sad_0"
-    assert names(run(one, model=clip_model)) == [str(one)]
-    (root / "linked").mkdir()
-    (root / "linked" / "a").symlink_to(root / "clips", target_is_directory=True)
-    (root / "linked" / "round").symlink_to(root, target_is_directory=True)
-    expected = [str(root / "linked" / "a" / name) for name in sorted(p.name for p in (root / "clips").iterdir())]
-    assert names(run(root / "linked", model=clip_model)) == expected
-
-
-def test_a_frame_folder_is_one_clip_and_to_an_image_model_many_images(run, tiny_clips, clip_model, still_model):
-    folder = tiny_clips(frames=12).root / "clips" / "test_happy_0"
-    assert len(names(run(folder, model=clip_model))) == 1
-    assert names(run(folder, model=still_model)) == [str(folder / f"{i}.jpg") for i in range(1, 13)]
-
-
-def test_inputs_of_several_kinds_keep_their_order(run, tiny_clips, clip_model):
+def test_several_path_files_keep_their_order(run, tiny_clips, clip_model):
     data = tiny_clips(classes=2, per_class=1)
-    result = run(data.root / "clips" / "train_sad_0", data.test, data.root / "clips", model=clip_model)
-    assert names(result)[:3] == [str(data.root / "clips/train_sad_0"), "clips/test_happy_0", "clips/test_sad_0"]
-    assert result.predictions.target.tolist() == [-1, 0, 1, -1, -1, -1, -1]
+    result = run(data.train, data.test, model=clip_model)
+    expected = [f"clips/{split}_{name}_0" for split in ("train", "test") for name in ("happy", "sad")]
+    assert names(result) == expected
+    assert result.predictions.target.tolist() == [0, 1, 0, 1]
 
 
-def test_inputs_that_do_not_fit_the_model_are_listed_with_what_it_takes(run, tiny_images, clip_model, still_model):
+def test_path_files_that_do_not_fit_the_model_are_listed_with_what_it_takes(run, tiny_images, clip_model, still_model):
     data = tiny_images()
-    (data.root / "clip.MP4").touch()
     (data.root / "notes.md").touch()
-    image = data.root / "images" / "test_sad_0.jpg"
-    wrong = [data.test, image, data.root / "clip.MP4", data.root / "notes.md", data.root / "tset.csv"]
+    (data.root / "folder.txt").mkdir()
+    wrong = [data.test, data.root / "notes.md", data.root / "folder.txt", data.root / "tset.csv"]
     with pytest.raises(DataError) as caught:
         run(*wrong, model=clip_model)
-    for path, reason in zip(
-        wrong,
-        ("lists images", "is one image", "not read beside path files", "neither an image", "Did you mean 'test.csv'"),
-        strict=True,
-    ):
-        assert any(str(path) in line and reason in line for line in caught.value.message.splitlines()), reason
-    assert "ecstfl infer VIDEO" in caught.value.hint
-    assert "folders of frames" in caught.value.hint
+    reasons = ("lists images", "is no path file", "is no path file", "Did you mean 'test.csv'")
+    for line, path, reason in zip(caught.value.message.splitlines()[1:], wrong, reasons, strict=True):
+        assert f"{path}: " in line
+        assert reason in line
+    assert "The model takes clips: .txt path files" in caught.value.hint
     (data.root / "list.txt").write_text("clips/1 12 0\n")
-    with pytest.raises(DataError, match=r"(?s)lists clips.*images, folders of images"):
+    with pytest.raises(DataError, match=r"(?s)lists clips.*takes images: \.csv.*ecstfl infer - < LIST"):
         run(data.root / "list.txt", model=still_model)
 
 
@@ -176,33 +142,18 @@ def test_a_type_that_contradicts_the_model_is_an_error(run, tiny_images, clip_mo
         run(tiny_images().test, model=clip_model, modality="img")
 
 
-def test_a_directory_without_samples_says_so(run, tmp_path, clip_model):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / "a.avi").touch()
-    with pytest.raises(DataError, match="empty holds no images"):
-        run("empty", model=clip_model)
-    with pytest.raises(DataError, match=r"(?s)video files: 1.*ecstfl infer VIDEO"):
-        run("videos", model=clip_model)
-
-
 def test_unreadable_samples_are_reported_together_or_left_out(run, tiny_clips, clip_model):
     data = tiny_clips(classes=3, per_class=1)
     clips = data.root / "clips"
     (clips / "test_happy_0" / "3.jpg").write_bytes(b"")
     (clips / "test_sad_0" / "5.jpg").write_text("no picture")
-    for inputs in ([data.test], [clips]):
-        with pytest.raises(DataError, match=r"(?s)2 of \d.*test_happy_0.*3\.jpg.*test_sad_0.*5\.jpg.*--skip-bad"):
-            run(*inputs, model=clip_model)
-        reporter = Reporter()
-        result = run(*inputs, model=clip_model, skip_bad=True, reporter=reporter)
-        assert any(name.endswith("test_neutral_0") for name in names(result))
-        assert not any("test_happy_0" in name or "test_sad_0" in name for name in names(result))
-        assert "2 of" in reporter.warnings[0]
-        rejects = pd.read_csv(next(result.out.glob("rejects*.csv")))
-        assert len(rejects) == 2
-    with pytest.raises(DataError, match="1 of 1 clips cannot be read"):
-        run(clips / "test_sad_0", model=clip_model, skip_bad=True)
+    with pytest.raises(DataError, match=r"(?s)2 of \d.*test_happy_0.*3\.jpg.*test_sad_0.*5\.jpg.*--skip-bad"):
+        run(data.test, model=clip_model)
+    reporter = Reporter()
+    result = run(data.test, model=clip_model, skip_bad=True, reporter=reporter)
+    assert names(result) == ["clips/test_neutral_0"]
+    assert "2 of" in reporter.warnings[0]
+    assert len(pd.read_csv(next(result.out.glob("rejects*.csv")))) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -216,13 +167,15 @@ def test_an_image_that_only_fails_when_decoded_is_reported_like_the_others(run, 
         content = bytearray((folder / f"{i}.png").read_bytes())
         content[2000:2100] = bytes(100)
         (folder / f"{i}.png").write_bytes(content)
+    listed = tmp_path / "list.csv"
+    listed.write_text("path\n" + "".join(f"images/{i}.png\n" for i in range(6)))
     options = {"model": still_model, "workers": workers, "batch_size": 2}
     with pytest.raises(DataError) as caught:
-        run(folder, **options)
+        run(listed, **options)
     assert len(caught.value.message.splitlines()) == 3
     assert "1.png" in caught.value.message
     assert "4.png" in caught.value.message
-    assert names(run(folder, skip_bad=True, **options)) == [str(folder / f"{i}.png") for i in (0, 2, 3, 5)]
+    assert names(run(listed, skip_bad=True, **options)) == [f"images/{i}.png" for i in (0, 2, 3, 5)]
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,18 @@ def run(tmp_path, monkeypatch):
     """`run(*inputs, **options)` infers in `tmp_path`, without worker processes, on the CPU."""
     monkeypatch.chdir(tmp_path)
     return quick_infer
+
+
+def listed(path: Path, modality: str = "img") -> Path:
+    """A path file of an image, or of all images or folders of frames in a folder."""
+    images = sorted(path.rglob("*.*g")) if path.is_dir() else [path]
+    file = Path("listed.csv" if modality == "img" else "listed.txt")
+    if modality == "img":
+        file.write_text("\n".join(["path", *(str(image.absolute()) for image in images)]) + "\n")
+    else:
+        frames = Counter(image.parent.absolute() for image in images)
+        file.write_text("".join(f"{folder} {n} -1\n" for folder, n in frames.items()))
+    return file
 
 
 class RecorderMeter:
@@ -57,7 +70,7 @@ def test_a_released_image_checkpoint_predicts_as_plain_torchvision_does(run, tin
     network = torchvision.models.resnet18(num_classes=7).eval()
     save_released(tmp_path / "checkpoint_load" / "resnet18_ECSTFL_rafdb.pth", network, monkeypatch)
     folder = tiny_images(classes=2, per_class=1).root / "images"
-    result = run(folder, model="resnet18_ECSTFL_rafdb")
+    result = run(listed(folder), model="resnet18_ECSTFL_rafdb")
     with torch.inference_mode():
         expected = network(reference_input(sorted(folder.iterdir()), 224)).softmax(dim=1)
     np.testing.assert_allclose(result.predictions.probs, expected, atol=1e-5)
@@ -69,7 +82,7 @@ def test_a_released_clip_checkpoint_predicts_as_plain_torchvision_does(run, tiny
     network = torchvision.models.video.r3d_18(num_classes=7).eval()
     save_released(tmp_path / "checkpoint_load" / "r3d_ECSTFL_dfew.pth", network, monkeypatch)
     folder = tiny_clips(frames=20).root / "clips" / "test_sad_0"
-    result = run(folder, model="r3d_ECSTFL_dfew")
+    result = run(listed(folder, "video"), model="r3d_ECSTFL_dfew")
     tick = (20 - 1) / 8
     frames = [int(tick / 2 + tick * k) + d for k in range(8) for d in range(2)]
     clip = reference_input([folder / f"{i + 1}.jpg" for i in frames], 112).transpose(0, 1)[None]
@@ -82,12 +95,14 @@ def test_an_exported_model_predicts_as_its_checkpoint_does(run, tiny_clips, tmp_
     checkpoint = save_small_model(tmp_path / "m.safetensors", modality, temporal_head="gru")
     exported = export(checkpoint, reporter=Reporter()).path
     folder = tiny_clips(per_class=1).root / "clips"
-    torch_result, onnx_result = (run(folder, model=model, batch_size=4) for model in (checkpoint, exported))
+    torch_result, onnx_result = (
+        run(listed(folder, modality), model=model, batch_size=4) for model in (checkpoint, exported)
+    )
     assert onnx_result.model.runtime == "ONNX Runtime"
     assert onnx_result.predictions.clip_ids == torch_result.predictions.clip_ids
     np.testing.assert_allclose(onnx_result.predictions.probs, torch_result.predictions.probs, atol=1e-4)
     with pytest.raises(DeviceError, match="on the CPU"):
-        run(folder, model=exported, device="cuda")
+        run(listed(folder, modality), model=exported, device="cuda")
 
 
 @pytest.mark.parametrize("modality", ["video", "img"])
@@ -95,8 +110,8 @@ def test_flip_gives_the_mean_over_samples_and_their_mirror_images(run, tiny_clip
     checkpoint = save_small_model(tmp_path / "m.safetensors", modality)
     exported = export(checkpoint, reporter=Reporter()).path
     folder = tiny_clips(per_class=1).root / "clips"
-    plain = run(folder, model=checkpoint)
-    flipped = run(folder, model=checkpoint, flip=True)
+    plain = run(listed(folder, modality), model=checkpoint)
+    flipped = run(listed(folder, modality), model=checkpoint, flip=True)
     assert "and mirrored" in flipped.model.describe()
     for path in folder.rglob("*.jpg"):  # Kept whole: JPEG would write mirrored pixels a little differently.
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path.with_suffix(".png"))
@@ -105,11 +120,13 @@ def test_flip_gives_the_mean_over_samples_and_their_mirror_images(run, tiny_clip
         target = mirrored_folder / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
-    mirrored = run(mirrored_folder, model=checkpoint)
+    mirrored = run(listed(mirrored_folder, modality), model=checkpoint)
     expected = (plain.predictions.probs + mirrored.predictions.probs) / 2
     assert np.abs(plain.predictions.probs - mirrored.predictions.probs).max() > 0.01
     np.testing.assert_allclose(flipped.predictions.probs, expected, atol=1e-4)
-    np.testing.assert_allclose(run(folder, model=exported, flip=True).predictions.probs, expected, atol=1e-3)
+    np.testing.assert_allclose(
+        run(listed(folder, modality), model=exported, flip=True).predictions.probs, expected, atol=1e-3
+    )
 
 
 def test_an_onnx_file_of_somebody_else_or_none_at_all_is_a_clear_error(run, tmp_path):
@@ -122,9 +139,9 @@ def test_an_onnx_file_of_somebody_else_or_none_at_all_is_a_clear_error(run, tmp_
     )
     assert onnx.load(tmp_path / "theirs.onnx").metadata_props[0].key == "author"
     with pytest.raises(CheckpointError, match=r"(?s)was not exported by ecstfl.*ecstfl export CHECKPOINT"):
-        run("a.jpg", model="theirs.onnx")
+        run(listed(Path("a.jpg")), model="theirs.onnx")
     with pytest.raises(CheckpointError, match=r"(?s)there is no file their.onnx.*Did you mean 'theirs.onnx'"):
-        run("a.jpg", model="their.onnx")
+        run(listed(Path("a.jpg")), model="their.onnx")
 
 
 def finished_run(folder: Path, modality: str, when: int, seed: int = 0, finished: bool = True) -> Path:
@@ -145,8 +162,8 @@ def test_without_a_model_the_newest_finished_run_that_fits_is_taken_and_said(run
     result = run(data.test, reporter=reporter)
     assert Path(result.model.source).samefile(newest)
     assert any("runs/demo/0" in note and "none was named" in note for note in reporter.notes)
-    assert Path(run(data.root / "clips/test_sad_0/1.jpg").model.source).samefile(stills)
-    assert Path(run(data.root / "clips", modality="img").model.source).samefile(stills)
+    assert Path(run(listed(data.root / "clips/test_sad_0/1.jpg")).model.source).samefile(stills)
+    assert Path(run(listed(data.root / "clips/test_sad_0"), modality="img").model.source).samefile(stills)
 
 
 def test_without_a_run_a_checkpoint_of_the_folder_is_taken_and_else_it_says_what_to_do(run, tiny_clips, tmp_path):
@@ -156,9 +173,9 @@ def test_without_a_run_a_checkpoint_of_the_folder_is_taken_and_else_it_says_what
     checkpoint = save_small_model(tmp_path / "checkpoint_load" / "mine.safetensors")
     assert Path(run(data.test).model.source).samefile(checkpoint)
     # What ships is for images, and a person's own file comes before it.
-    assert Path(run(data.root / "clips/test_sad_0/1.jpg").model.source).samefile(shipped_model())
+    assert Path(run(listed(data.root / "clips/test_sad_0/1.jpg")).model.source).samefile(shipped_model())
     copied = tmp_path / "checkpoint_load" / shipped_model().name
     shutil.copy(shipped_model(), copied)
-    assert Path(run(data.root / "clips/test_sad_0/1.jpg").model.source).samefile(copied)
+    assert Path(run(listed(data.root / "clips/test_sad_0/1.jpg")).model.source).samefile(copied)
     own = save_small_model(tmp_path / "checkpoint_load" / "my_stills.safetensors", "img")
-    assert Path(run(data.root / "clips/test_sad_0/1.jpg").model.source).samefile(own)
+    assert Path(run(listed(data.root / "clips/test_sad_0/1.jpg")).model.source).samefile(own)
