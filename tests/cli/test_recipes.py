@@ -109,6 +109,24 @@ def test_validate_reports_every_file_and_exits_with_1(cli: Cli, tmp_path: Path) 
         assert part in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("model: {backbone: timm/resnet10tt}", "timm/resnet10tt is not a timm model"),
+        ("model: {backbone: motion_grid_cnn}", "takes clips, the input is stills"),
+        ("model: {backbone: compact_resnet, args: {width: -1}}", "does not take its arguments {'width': -1}"),
+        ("losses: {ec_stfl: {args: {foo: 2}}}", "losses.ec_stfl.args: got an unexpected keyword argument 'foo'"),
+    ],
+)
+def test_validate_builds_network_and_losses(cli: Cli, tmp_path: Path, wrong: str, said: str) -> None:
+    backbone = "" if wrong.startswith("model") else "model: {backbone: compact_resnet}\n"
+    text = f"name: a\ninput: {{modality: img, size: 32}}\n{backbone}{wrong}\n"
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    result = cli("recipes", "validate", "a.yaml", cwd=tmp_path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert said in result.stderr
+
+
 def test_validate_without_problems_exits_with_0(cli: Cli, tmp_path: Path) -> None:
     assert cli("recipes", "validate", "demo", "rafdb", cwd=tmp_path).exit_code == 0
 

@@ -45,6 +45,12 @@ def _saved(path: Path, network: nn.Module, **changes: Any) -> Path:
     return path
 
 
+def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    path = _saved(tmp_path / "a.safetensors", _network())
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def _open(name: str | Path, **options: Any) -> Checkpoint:
     return open_checkpoint(name, reporter=Reporter(), **options)
 

@@ -273,6 +273,39 @@ def test_a_loss_with_parameters_of_its_own_is_trained_and_resumed(
     assert torch.equal(centres(whole.folder), centres(rest.folder))
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"backbone": "bare"}}, "backbone 'bare' has no num_features and no reset_classifier"),
+        ({"losses": {"many": {}}}, r"the loss many returned a tensor \(4,\)"),
+    ],
+)
+def test_a_plugin_that_breaks_its_contract_is_named(
+    tiny_images: Callable, tmp_path: Path, fake_distribution: Callable, changes: dict[str, Any], said: str
+) -> None:
+    groups = {"backbones": {"bare": "half_done:Bare"}, "losses": {"many": "half_done:Many"}}
+    fake_distribution("half_done", groups, {"half_done.py": HALF_DONE})
+    with pytest.raises(EcstflError, match=said):
+        run(recipe_for(tiny_images(classes=2, per_class=4), tmp_path, **changes))
+
+
+HALF_DONE = """
+from torch import nn
+
+class Bare(nn.Module):
+    modality = "img"
+    def __init__(self, num_classes):
+        super().__init__()
+    def forward_features(self, x): return x
+    def forward_head(self, x): return x
+
+class Many(nn.Module):
+    def __init__(self, context):
+        super().__init__()
+    def forward(self, logits, features, target, batch):
+        return logits.square().mean(dim=1)
+"""
+
 CENTRE = """
 import torch
 from torch import nn
