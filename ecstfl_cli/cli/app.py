@@ -57,7 +57,7 @@ def main() -> None:
     # or other programs run, too: a step took up to eight times as long. It is read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
-        # File names need not be Unicode; what cannot be printed is shown as \\xff instead of ending the command.
+        # File names need not be Unicode; what cannot be printed is shown as \xff instead of ending the command.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     try:

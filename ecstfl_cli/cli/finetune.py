@@ -338,10 +338,11 @@ def _show(result: RunResult, recipe: Recipe) -> None:
     if len(result.metrics["last"]) < 2:
         console.out.print("Nothing was evaluated: there is no validation or test list.", markup=False)
     best = shlex.quote(str(result.folder / "best.safetensors"))
-    lists = [*recipe.data.lists("test").values(), *recipe.data.lists("val").values()]
-    files = " ".join(map(shlex.quote, lists[0])) if lists else "PATHFILE"
-    if isinstance(recipe.data.label_map, str) and not (lists and read_manifest_for(Path(lists[0][0]))):
-        files += f" --label-map {shlex.quote(recipe.data.label_map)}"
+    lists = [*recipe.data.entries("test").values(), *recipe.data.entries("val").values()]
+    files = " ".join(shlex.quote(entry.file) for entry in lists[0]) if lists else "PATHFILE"
+    own = (lists[0][0].label_map if lists else None) or recipe.data.label_map
+    if lists and isinstance(own, str) and not read_manifest_for(Path(lists[0][0].file)):
+        files += f" --label-map {shlex.quote(own)}"
     for line in (
         f"run folder: {result.folder}",
         f"next: ecstfl infer {files} --model {best}",

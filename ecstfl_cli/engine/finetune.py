@@ -22,6 +22,7 @@ from ecstfl_cli.engine.evaluate import Predictions
 from ecstfl_cli.engine.listed_face_crop import with_listed_face_crop
 from ecstfl_cli.engine.objective import Objective
 from ecstfl_cli.engine.parallel import load_network
+from ecstfl_cli.engine.recipe_checks import check_mixing, check_soft_labels
 from ecstfl_cli.engine.repeat import require_run
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.run_folder import LoggingReporter, RunFolder
@@ -116,8 +117,8 @@ class _Training:
         objective = Objective(
             recipe.losses, LossContext(len(self.labels), network.num_features, self.data.class_counts)
         )
-        _check_mixing(recipe, objective, reporter)
-        _check_soft_labels(recipe, objective, reporter)
+        check_mixing(recipe, objective, reporter)
+        check_soft_labels(recipe, objective, reporter)
         teacher = open_teacher(recipe, self.labels, reporter)
         self.trainer = Trainer(
             recipe,
@@ -332,36 +333,6 @@ class _Training:
 
 def _weights_of(path: Path) -> dict[str, Tensor]:
     return load_native(path).state
-
-
-def _check_mixing(recipe: Recipe, objective: Objective, reporter: Reporter) -> None:
-    augment = recipe.augment
-    if not (augment.mixup or augment.cutmix):
-        return
-    alone = set(objective.weights) == set(objective.pairwise)
-    if alone:
-        raise EcstflError(
-            f"mixup and CutMix leave nothing to train on: every loss is pairwise ({', '.join(objective.pairwise)})",
-            "Add cross_entropy, or set augment.mixup and augment.cutmix to 0.",
-        )
-    if objective.pairwise and augment.mix_prob == 1:
-        reporter.warn(
-            f"{', '.join(objective.pairwise)} never takes part: every batch is mixed, and pairwise losses are left out "
-            "of mixed batches. Set augment.mix_prob to 0.5, for example."
-        )
-
-
-def _check_soft_labels(recipe: Recipe, objective: Objective, reporter: Reporter) -> None:
-    if not recipe.data.has_soft_targets:
-        return
-    if not objective.soft:
-        key, off = ("data.teachers", "[]") if recipe.data.teachers else ("data.soft_labels", "false")
-        raise EcstflError(
-            f"{key} has no effect: no loss takes soft labels ({', '.join(objective.weights)})",
-            f"Add cross_entropy, or set {key}: {off}.",
-        )
-    if others := [name for name in objective.weights if name not in objective.soft]:
-        reporter.note(f"soft labels are for {', '.join(objective.soft)}; {', '.join(others)} sees the label alone")
 
 
 def _network(

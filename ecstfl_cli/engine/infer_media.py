@@ -9,13 +9,9 @@ import json
 import math
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 import torch
@@ -30,6 +26,7 @@ from ecstfl_cli.engine.recogniser import Recogniser
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.source_summary import SourceSummary
 from ecstfl_cli.engine.sources import ANNOTATED, Found, find_sources, read_list
+from ecstfl_cli.engine.stop_signals import ends_on_interrupt, interrupted_on_termination
 from ecstfl_cli.errors import DataError, EcstflError, listing
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.atomic import complete_file
@@ -301,44 +298,6 @@ def _look(job: Job, recogniser: Recogniser, compute: Compute, on_live: OnLive | 
 def _worker(job: Job, settings: MediaSettings, compute: Compute, threads: int) -> Worker:
     """The worker of another process."""
     return Worker(job, _recogniser(settings, compute, Reporter(), threads))
-
-
-@contextmanager
-def interrupted_on_termination() -> Iterator[Callable[[], bool]]:
-    """SIGTERM, as schedulers and torchrun send it, is a Ctrl-C that says 143; the function says that none has come."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        raise KeyboardInterrupt(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield lambda: False
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def ends_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C was pressed, or the process asked to end: once. The second time it raises."""
-    stop = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop.is_set
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # --- putting together ------------------------------------------------------------------------------------------------

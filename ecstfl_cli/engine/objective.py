@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from ecstfl_cli import registry
 from ecstfl_cli.api import Batch, LossContext
-from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.components.mixing import Mix
 from ecstfl_cli.errors import EcstflError, RecipeError
-from ecstfl_cli.labels import label_map_from
-from ecstfl_cli.recipe import LossSection, Recipe
+from ecstfl_cli.recipe import LossSection
 
 
 class Objective(nn.Module):
@@ -75,16 +73,6 @@ class Objective(nn.Module):
         if batch.soft_target is not None:
             batch = replace(batch, soft_target=batch.soft_target[order])
         return mix.share * own + (1 - mix.share) * self._term(name)(logits, features, target[order], batch)
-
-
-def build_components(recipe: Recipe) -> None:
-    """Build a recipe's network, without its weights, and its losses. Raises EcstflError where that does not work."""
-    spec = recipe.model.to_spec(len(label_map_from(recipe.label_map)))
-    network = build_model(
-        replace(spec, args={**spec.args, "pretrained": False} if "pretrained" in spec.args else spec.args),
-        recipe.input.modality,
-    )
-    Objective(recipe.losses, LossContext(spec.num_classes, network.num_features, [1] * spec.num_classes))
 
 
 def _build(name: str, args: Mapping[str, Any], context: LossContext) -> Any:

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any
 
 from ecstfl_cli.engine.results import FaceResult
+from ecstfl_cli.report.timeline import SHORTEST
 
 # Faces of a source that a summary tells of, those seen longest.
 FACES = 20
@@ -15,8 +16,6 @@ FACES = 20
 GONE = 1.0
 # Seconds that a frame lasts which is the only one.
 ONE_FRAME = 0.04
-# Seconds that a face's last row counts for at least.
-SHORTEST = 1e-3
 
 
 @dataclass(frozen=True)

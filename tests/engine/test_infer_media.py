@@ -20,9 +20,9 @@ from PIL import Image
 
 from ecstfl_cli.engine import media_worker
 from ecstfl_cli.engine.checkpoint import load_native, save_checkpoint
-from ecstfl_cli.engine.infer_media import ends_on_interrupt
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.source_summary import Tally
+from ecstfl_cli.engine.stop_signals import ends_on_interrupt
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.media.row_tables import OutputError

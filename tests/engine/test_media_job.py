@@ -221,8 +221,9 @@ def test_workers_do_not_outlive_a_process_that_was_killed(tmp_path: Path) -> Non
 
         def work():
             end_with_parent()
-            print(os.getpid(), flush=True)
-            time.sleep(600)
+            print("started", flush=True)
+            time.sleep(30)
+            print("outlived it", flush=True)
 
         if __name__ == "__main__":
             multiprocessing.get_context("spawn").Process(target=work).start()
@@ -232,7 +233,7 @@ def test_workers_do_not_outlive_a_process_that_was_killed(tmp_path: Path) -> Non
     script.write_text(textwrap.dedent(text))
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
-        int(parent.stdout.readline())
+        assert parent.stdout.readline() == "started\n"
         parent.kill()
         # The worker holds the other end of the pipe while it lives.
         assert parent.stdout.read() == ""
