@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader
 from training_step import plain_step, trainer_of
 
 from ecstfl_cli.components.transforms import Augmentation
-from ecstfl_cli.engine.loader import TrainingOrder, shut_down, training_loader
+from ecstfl_cli.engine.data.loader import TrainingOrder, shut_down, training_loader
+from ecstfl_cli.engine.data.samples import Sample
 from ecstfl_cli.engine.runtime import loader_workers
-from ecstfl_cli.engine.samples import Sample
-from ecstfl_cli.engine.training_state import Progress
-from ecstfl_cli.engine.watch import Watch
+from ecstfl_cli.engine.training.training_state import Progress
+from ecstfl_cli.engine.training.watch import Watch
 from ecstfl_cli.recipe import Recipe
 
 ROUNDS = 3

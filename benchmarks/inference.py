@@ -24,13 +24,13 @@ from torch.utils.data import DataLoader
 
 from ecstfl_cli.api import FrameSampling, InputSpec, ModelSpec
 from ecstfl_cli.components.backbones import build_model
-from ecstfl_cli.engine.checkpoint import save_checkpoint
+from ecstfl_cli.engine.data.loader import EvaluationOrder, evaluation_loader, shut_down
+from ecstfl_cli.engine.data.samples import Sample
 from ecstfl_cli.engine.evaluate import predict
-from ecstfl_cli.engine.loader import EvaluationOrder, evaluation_loader, shut_down
-from ecstfl_cli.engine.model_source import open_model
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import loader_workers
-from ecstfl_cli.engine.samples import Sample
+from ecstfl_cli.engine.weights.checkpoint import save_checkpoint
+from ecstfl_cli.engine.weights.model_source import open_model
 from ecstfl_cli.labels import label_map_from
 
 ROUNDS = 3

@@ -29,8 +29,8 @@ from ecstfl_cli.api import InputSpec, Modality
 from ecstfl_cli.components.sample_dataset import SampleDataset, collate
 from ecstfl_cli.components.sampling import evaluation_indices, training_indices
 from ecstfl_cli.components.transforms import Augmentation
-from ecstfl_cli.engine.loader import TrainingOrder, shut_down, training_loader
-from ecstfl_cli.engine.samples import Sample
+from ecstfl_cli.engine.data.loader import TrainingOrder, shut_down, training_loader
+from ecstfl_cli.engine.data.samples import Sample
 from ecstfl_cli.media.frames import list_frames
 
 ROUNDS = 9

@@ -27,11 +27,11 @@ from PIL import Image
 from ecstfl_cli.api import FrameSampling, InputSpec
 from ecstfl_cli.components.sample_dataset import SampleDataset
 from ecstfl_cli.components.transforms import to_frames
-from ecstfl_cli.engine.manifest import latest_manifest
-from ecstfl_cli.engine.pack import Packing, pack
-from ecstfl_cli.engine.prepare import prepare_dataset
+from ecstfl_cli.engine.data.manifest import latest_manifest
+from ecstfl_cli.engine.data.samples import load_samples
+from ecstfl_cli.engine.preparation.pack import Packing, pack
+from ecstfl_cli.engine.preparation.prepare import prepare_dataset
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.samples import load_samples
 from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.media.decode import decode_image
 from ecstfl_cli.media.packed import open_pack

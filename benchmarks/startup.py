@@ -19,7 +19,7 @@ from loader import make_clips
 
 from ecstfl_cli.api import FrameSampling, InputSpec, ModelSpec
 from ecstfl_cli.components.backbones import build_model
-from ecstfl_cli.engine.checkpoint import save_checkpoint
+from ecstfl_cli.engine.weights.checkpoint import save_checkpoint
 from ecstfl_cli.labels import label_map_from
 
 

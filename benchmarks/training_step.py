@@ -33,14 +33,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ecstfl_cli.api import Batch, LossContext
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.components.frame_model import FrameModel
-from ecstfl_cli.engine.distributed import Processes
-from ecstfl_cli.engine.loader import TrainingOrder
-from ecstfl_cli.engine.objective import Objective
+from ecstfl_cli.engine.data.loader import TrainingOrder
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import loader_workers
-from ecstfl_cli.engine.trainer import Trainer
-from ecstfl_cli.engine.training_state import Progress
-from ecstfl_cli.engine.watch import Watch
+from ecstfl_cli.engine.training.distributed import Processes
+from ecstfl_cli.engine.training.objective import Objective
+from ecstfl_cli.engine.training.trainer import Trainer
+from ecstfl_cli.engine.training.training_state import Progress
+from ecstfl_cli.engine.training.watch import Watch
 from ecstfl_cli.recipe import Recipe
 
 CLASSES = 7

@@ -68,8 +68,8 @@ def ours_on_crops(model: str | None, crops: Path) -> Running:
 
 def exported(model: str | None, folder: Path, samples: Path | None = None) -> str:
     """The model as ONNX, in int8 where a path file of samples is given."""
-    from ecstfl_cli.engine.export import export
     from ecstfl_cli.engine.reporter import Reporter
+    from ecstfl_cli.engine.weights.export import export
 
     source = Recogniser(model).model.source
     how: dict[str, Any] = {"format": "onnx_int8", "samples": [samples]} if samples else {}
@@ -109,8 +109,8 @@ def fer(python: str, kind: str, path: str) -> Running:
 
 def faces_of_list(path_file: Path, label_map: str) -> tuple[np.ndarray, list[str]]:
     """Grey pictures (N, H, W) of a path file of faces that are all of one size, and the names of their classes."""
+    from ecstfl_cli.engine.data.samples import load_samples
     from ecstfl_cli.engine.reporter import Reporter
-    from ecstfl_cli.engine.samples import load_samples
     from ecstfl_cli.labels import label_map_from
     from ecstfl_cli.media.decode import read_image
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import multiprocessing as mp
 
 # What takes seconds to import, and is imported once, by the process that the others are copies of.
-PRELOADED = ["pytest", "pandas", "timm", "torch.distributed.fsdp", "ecstfl_cli.engine.finetune"]
+PRELOADED = ["pytest", "pandas", "timm", "torch.distributed.fsdp", "ecstfl_cli.engine.training.finetune"]
 
 
 def run_in_processes(function: Callable[..., None], args: tuple[Any, ...], count: int) -> None:

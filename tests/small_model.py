@@ -9,9 +9,9 @@ import torch
 
 from ecstfl_cli.api import FrameSampling, InputSpec, Modality, ModelSpec
 from ecstfl_cli.components.backbones import build_model
-from ecstfl_cli.engine.checkpoint import save_checkpoint
-from ecstfl_cli.engine.infer import InferResult, infer
+from ecstfl_cli.engine.inference.infer import InferResult, infer
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.weights.checkpoint import save_checkpoint
 from ecstfl_cli.labels import LabelMap, label_map_from
 
 SIZE = 32

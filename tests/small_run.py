@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ecstfl_cli.engine.finetune import RunResult, finetune
 from ecstfl_cli.engine.reporter import Advance, Reporter
+from ecstfl_cli.engine.training.finetune import RunResult, finetune
 from ecstfl_cli.recipe import Recipe
 
 

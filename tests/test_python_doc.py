@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ecstfl_cli.engine.model_source import shipped_model
+from ecstfl_cli.engine.weights.model_source import shipped_model
 from ecstfl_cli.errors import CheckpointError
 from ecstfl_cli.media.video import probe
 from tests.drawn_faces import drawn_scene, write_frames

@@ -43,8 +43,8 @@ def test_a_shipped_recipe_is_complete(path: Path) -> None:
 def test_network_and_objective_of_a_shipped_recipe_can_be_built(path: Path) -> None:
     from ecstfl_cli.api import LossContext
     from ecstfl_cli.components.backbones import build_model
-    from ecstfl_cli.engine.checkpoint import bare
-    from ecstfl_cli.engine.objective import Objective
+    from ecstfl_cli.engine.training.objective import Objective
+    from ecstfl_cli.engine.weights.checkpoint import bare
     from ecstfl_cli.labels import label_map_from
 
     recipe = load_recipe(path)

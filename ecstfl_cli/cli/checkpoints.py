@@ -11,8 +11,8 @@ from ecstfl_cli.cli import console
 
 if TYPE_CHECKING:
     from ecstfl_cli.api import InputSpec, ModelSpec
-    from ecstfl_cli.engine.catalogue import CatalogueEntry
-    from ecstfl_cli.engine.checkpoint import Checkpoint
+    from ecstfl_cli.engine.weights.catalogue import CatalogueEntry
+    from ecstfl_cli.engine.weights.checkpoint import Checkpoint
     from ecstfl_cli.labels import LabelMap
 
 FOLDER = Path("checkpoint_load")
@@ -42,7 +42,7 @@ def list_checkpoints(
     """
     if context.invoked_subcommand:
         return
-    from ecstfl_cli.engine import catalogue
+    from ecstfl_cli.engine.weights import catalogue
 
     rows = [_entry_dict(entry) for entry in catalogue.entries()]
     if as_json:
@@ -60,9 +60,9 @@ def show(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of text."),
 ) -> None:
     """Show what a checkpoint holds: backbone, classes, input, training, and what is left out of a foreign file."""
-    from ecstfl_cli.engine import catalogue
-    from ecstfl_cli.engine.checkpoint import open_checkpoint
     from ecstfl_cli.engine.reporter import Reporter
+    from ecstfl_cli.engine.weights import catalogue
+    from ecstfl_cli.engine.weights.checkpoint import open_checkpoint
     from ecstfl_cli.labels import label_map_from
 
     entry = next((e for e in catalogue.entries() if e.name == name), None)
@@ -91,7 +91,7 @@ def download(
     The file's SHA-256 is recorded beside it at the first download, and another content is refused from then on. For
     files that only a person can fetch it says where they are and where to put them.
     """
-    from ecstfl_cli.engine import catalogue
+    from ecstfl_cli.engine.weights import catalogue
 
     path = catalogue.download(name, to, console.TerminalReporter(), url or None)
     console.out.print(str(path), markup=False)
@@ -124,7 +124,7 @@ def publish(
     what was measured: recall by class, confusion, calibration before and after, the curves and the recipe of the run.
     """
     from ecstfl_cli.api import FaceCrop
-    from ecstfl_cli.engine.publish import publish as run_publish
+    from ecstfl_cli.engine.weights.publish import publish as run_publish
     from ecstfl_cli.labels import label_map_from
 
     if face_align not in (None, "eyes", "box"):
@@ -161,7 +161,7 @@ def ensemble(
 
     The file is a checkpoint like any other, for `infer`, `export` and `publish`, and a teacher for `finetune`.
     """
-    from ecstfl_cli.engine.combine import ensemble as write_ensemble
+    from ecstfl_cli.engine.weights.combine import ensemble as write_ensemble
 
     write_ensemble(models, out=out, reporter=console.TerminalReporter())
     console.out.print(f"wrote {out}", markup=False)
@@ -179,7 +179,7 @@ def average(
 
     Models that were trained at different sizes leave a file to finetune from: batch norm has to find its means anew.
     """
-    from ecstfl_cli.engine.combine import average as write_average
+    from ecstfl_cli.engine.weights.combine import average as write_average
 
     write_average(models, out=out, shares=share or None, reporter=console.TerminalReporter())
     console.out.print(f"wrote {out}", markup=False)
@@ -187,7 +187,7 @@ def average(
 
 
 def _entry_dict(entry: CatalogueEntry) -> dict[str, Any]:
-    from ecstfl_cli.engine import catalogue
+    from ecstfl_cli.engine.weights import catalogue
 
     file = catalogue.local_file(entry, FOLDER)
     return {

@@ -12,9 +12,9 @@ import typer
 from ecstfl_cli.cli import console
 
 if TYPE_CHECKING:
-    from ecstfl_cli.engine.export import ExportResult
-    from ecstfl_cli.engine.finetune import RunResult
-    from ecstfl_cli.engine.infer import InferResult
+    from ecstfl_cli.engine.inference.infer import InferResult
+    from ecstfl_cli.engine.training.finetune import RunResult
+    from ecstfl_cli.engine.weights.export import ExportResult
     from ecstfl_cli.recipe import Recipe
 
 STEPS = 4
@@ -55,7 +55,7 @@ def _step(number: int, what: str, *command: object) -> None:
 
 
 def _prepare(folder: Path) -> None:
-    from ecstfl_cli.engine.prepare import DEFAULT_OUT, prepare_dataset
+    from ecstfl_cli.engine.preparation.prepare import DEFAULT_OUT, prepare_dataset
 
     _step(1, "Draw the data set", "prepare", "--dataset", "demo", "--data-root", folder)
     prepared = prepare_dataset(folder, dataset="demo", out=DEFAULT_OUT, reporter=console.TerminalReporter())
@@ -66,7 +66,7 @@ def _prepare(folder: Path) -> None:
 
 
 def _finetune(recipe: Recipe, settings: Sequence[str]) -> RunResult:
-    from ecstfl_cli.engine.finetune import finetune
+    from ecstfl_cli.engine.training.finetune import finetune
 
     flags = [word for setting in settings for word in ("--set", setting)]
     _step(2, "Train with EC-STFL, and evaluate", "finetune", "recipes/demo.yaml", *flags)
@@ -80,7 +80,7 @@ def _finetune(recipe: Recipe, settings: Sequence[str]) -> RunResult:
 
 def _infer(weights: Path, inputs: Sequence[str]) -> InferResult:
     from ecstfl_cli.cli.infer import print_result
-    from ecstfl_cli.engine.infer import infer
+    from ecstfl_cli.engine.inference.infer import infer
 
     _step(3, "Infer with the best checkpoint", "infer", *inputs, "--model", weights)
     result = infer(inputs, model=weights, reporter=console.TerminalReporter())
@@ -90,7 +90,7 @@ def _infer(weights: Path, inputs: Sequence[str]) -> InferResult:
 
 def _export(weights: Path) -> ExportResult:
     from ecstfl_cli.cli.export import print_result
-    from ecstfl_cli.engine.export import export
+    from ecstfl_cli.engine.weights.export import export
 
     _step(4, "Export to ONNX, and check it against PyTorch", "export", weights, "--format", "onnx")
     result = export(weights, reporter=console.TerminalReporter())

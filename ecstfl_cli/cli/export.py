@@ -11,7 +11,7 @@ from ecstfl_cli.cli import console
 from ecstfl_cli.cli.finetune import Device
 
 if TYPE_CHECKING:
-    from ecstfl_cli.engine.export import ExportResult
+    from ecstfl_cli.engine.weights.export import ExportResult
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def export(
     onnx is for any runtime and equals PyTorch; onnx_int8 is smaller, faster on CPUs, and all but equal: it needs
     --samples.
     """
-    from ecstfl_cli.engine.export import export as run_export
+    from ecstfl_cli.engine.weights.export import export as run_export
     from ecstfl_cli.labels import label_map_from
 
     result = run_export(

@@ -14,9 +14,9 @@ from ecstfl_cli.cli import console, launcher
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ecstfl_cli.engine.finetune import RunResult
-    from ecstfl_cli.engine.reference_release import Flags
     from ecstfl_cli.engine.reporter import Reporter
+    from ecstfl_cli.engine.training.finetune import RunResult
+    from ecstfl_cli.engine.training.reference_release import Flags
     from ecstfl_cli.recipe import Recipe
 
 
@@ -227,7 +227,7 @@ def finetune(
     Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and say how to continue. `torchrun` and `accelerate launch` start
     it in several processes, also of several machines: `torchrun … -m ecstfl_cli finetune …`.
     """
-    from ecstfl_cli.engine.reference_release import Flags
+    from ecstfl_cli.engine.training.reference_release import Flags
 
     if processes is not None and processes > 1 and not launcher.is_launched():
         raise typer.Exit(launcher.launch(processes))
@@ -268,7 +268,7 @@ def _run(
     reporter = console.reporter()
     recipe = _wanted(name, flags, settings, resume, repeat, reporter)
     # Only now, because this import takes seconds and a recipe's errors should not.
-    from ecstfl_cli.engine.finetune import finetune as train
+    from ecstfl_cli.engine.training.finetune import finetune as train
 
     result = train(recipe, reporter=reporter, resume=resume, repeat=repeat)
     if console.is_main():
@@ -294,7 +294,7 @@ def _wanted(
     reporter: Reporter,
 ) -> Recipe:
     """The recipe that the command line asks for, checked."""
-    from ecstfl_cli.engine.reference_release import recipe_from_flags, recipe_with_flags
+    from ecstfl_cli.engine.training.reference_release import recipe_from_flags, recipe_with_flags
     from ecstfl_cli.recipe_loading import RecipeDraft, find_recipe
 
     if repeat is not None and (name is not None or resume is not None):
@@ -304,7 +304,7 @@ def _wanted(
     elif resume is not None:
         path = _resumed_recipe(resume, reporter)
     elif repeat is not None:
-        from ecstfl_cli.engine.repeat import require_run
+        from ecstfl_cli.engine.training.repeat import require_run
 
         path = require_run(repeat).recipe
     elif flags.name_a_model():
@@ -320,19 +320,19 @@ def _wanted(
 
 
 def _resumed_recipe(resume: Path, reporter: Reporter) -> Path:
-    from ecstfl_cli.engine.run_folder import RunFolder
+    from ecstfl_cli.engine.training.run_folder import RunFolder
     from ecstfl_cli.recipe_loading import is_whole
 
     run = RunFolder.open(resume)
     if not is_whole(run.recipe):
-        from ecstfl_cli.engine.training_state import mend_recipe
+        from ecstfl_cli.engine.training.training_state import mend_recipe
 
         mend_recipe(run, reporter)
     return run.recipe
 
 
 def _show(result: RunResult, recipe: Recipe) -> None:
-    from ecstfl_cli.engine.manifest import read_manifest_for
+    from ecstfl_cli.engine.data.manifest import read_manifest_for
 
     console.out.print(_table(result))
     if len(result.metrics["last"]) < 2:

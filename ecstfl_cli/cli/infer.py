@@ -15,9 +15,9 @@ from ecstfl_cli.errors import EcstflError
 
 if TYPE_CHECKING:
     from ecstfl_cli.api import Modality as ModelModality
-    from ecstfl_cli.engine.infer import InferResult
-    from ecstfl_cli.engine.infer_media import Compute, MediaSettings
-    from ecstfl_cli.engine.results import FaceResult
+    from ecstfl_cli.engine.inference.infer import InferResult
+    from ecstfl_cli.engine.inference.infer_media import Compute, MediaSettings
+    from ecstfl_cli.engine.inference.results import FaceResult
     from ecstfl_cli.labels import LabelMap
 
 MODEL, LOOKING, OUTPUT, JOB, LISTS = "Model", "Videos and images", "Output", "Computing", "Path files"
@@ -205,7 +205,7 @@ def infer(
     A path file (.csv, .txt) is a list of prepared samples: predictions.csv has a row for each of them, and where labels
     are known, WAR, UAR and the rest go to metrics.json and confusion.png.
     """
-    from ecstfl_cli.engine.infer_inputs import are_path_files
+    from ecstfl_cli.engine.inference.infer_inputs import are_path_files
     from ecstfl_cli.labels import label_map_from
 
     formats = ("csv", *(["json"] if as_json else []), *(["parquet"] if parquet else []))
@@ -214,7 +214,7 @@ def infer(
     if camera is None and resume is None and merge is None and are_path_files(inputs or ()):
         # --no-faces is what path files are.
         _refuse(ctx, "path files", "annotate", "report", "shard", panels=[LOOKING], but=() if faces else ("faces",))
-        from ecstfl_cli.engine.infer import infer as run_infer
+        from ecstfl_cli.engine.inference.infer import infer as run_infer
 
         evaluated = run_infer(
             inputs or (),
@@ -246,7 +246,7 @@ def infer(
     _refuse(ctx, "videos and images", panels=[LISTS])
     if fps is not None and every != 1:
         raise typer.BadParameter("--every and --fps both thin frames; give one of them")
-    from ecstfl_cli.engine.infer_media import Compute, MediaSettings
+    from ecstfl_cli.engine.inference.infer_media import Compute, MediaSettings
 
     settings = MediaSettings(
         inputs=tuple(inputs or ()),
@@ -297,7 +297,7 @@ def _look(
 ) -> None:
     """Videos, images and streams: look at them, or put parts together, and show the result."""
     from ecstfl_cli.cli.infer_screen import LiveScreen, print_lines, print_media_json, print_media_result, tell_part
-    from ecstfl_cli.engine.infer_media import infer_media, merge, parse_shard
+    from ecstfl_cli.engine.inference.infer_media import infer_media, merge, parse_shard
 
     as_json, live = "json" in settings.formats, False
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from ecstfl_cli.cli import console
 
 if TYPE_CHECKING:
-    from ecstfl_cli.engine.infer_media import MediaResult
-    from ecstfl_cli.engine.results import FaceResult
-    from ecstfl_cli.engine.source_summary import FaceSummary, SourceSummary
+    from ecstfl_cli.engine.inference.infer_media import MediaResult
+    from ecstfl_cli.engine.inference.results import FaceResult
+    from ecstfl_cli.engine.inference.source_summary import FaceSummary, SourceSummary
     from ecstfl_cli.labels import LabelMap
 
 SOURCES, FACES, CLASSES, PROBLEMS = 20, 5, 3, 20
@@ -21,7 +21,7 @@ SOURCES, FACES, CLASSES, PROBLEMS = 20, 5, 3, 20
 
 def print_media_result(result: MediaResult) -> None:
     """Each source's faces with what they show and for how long, all together, problems, and the files."""
-    from ecstfl_cli.engine.infer_media import describe_problem
+    from ecstfl_cli.engine.inference.infer_media import describe_problem
 
     names = result.labels.names
     for source in result.sources[:SOURCES]:
@@ -116,7 +116,7 @@ def _line(text: str) -> None:
 
 def print_lines(time: float, results: Sequence[FaceResult], labels: LabelMap) -> None:  # noqa: ARG001
     """A live frame's rows as JSON, one a line."""
-    from ecstfl_cli.engine.results import to_row
+    from ecstfl_cli.engine.inference.results import to_row
     from ecstfl_cli.media.row_tables import json_line
 
     for result in results:

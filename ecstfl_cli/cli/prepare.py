@@ -13,9 +13,9 @@ from ecstfl_cli.cli import console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ecstfl_cli.engine.face_crops import FaceCropping
-    from ecstfl_cli.engine.prepare import Prepared
-    from ecstfl_cli.engine.prepare_faces import FaceRows
+    from ecstfl_cli.engine.preparation.face_crops import FaceCropping
+    from ecstfl_cli.engine.preparation.prepare import Prepared
+    from ecstfl_cli.engine.preparation.prepare_faces import FaceRows
 
 
 class PackCodec(str, Enum):
@@ -27,7 +27,7 @@ class PackCodec(str, Enum):
 
 
 class PackResize(str, Enum):
-    """How packed frames are sized; see engine.pack.Packing."""
+    """How packed frames are sized; see engine.preparation.pack.Packing."""
 
     SHORT = "short"
     STRETCH = "stretch"
@@ -131,8 +131,8 @@ def prepare(
     tells more.
     """
     from ecstfl_cli.cli.check_table import check_data
-    from ecstfl_cli.engine.plugin_choice import parse_options
-    from ecstfl_cli.engine.prepare import prepare_dataset, reroot_files
+    from ecstfl_cli.engine.preparation.plugin_choice import parse_options
+    from ecstfl_cli.engine.preparation.prepare import prepare_dataset, reroot_files
 
     reporter = console.TerminalReporter()
     packing = (pack, pack_codec.value, pack_quality, pack_resize.value) if pack else None
@@ -187,7 +187,7 @@ def prepare(
 
 def _named_samples(files: list[Path], label_map: str | None, data_root: Path | None) -> tuple[Any, Path]:
     """What FILES name, as a data set whose faces can be cropped, and the folder that holds it."""
-    from ecstfl_cli.engine.prepare_faces import common_root, plugin_for
+    from ecstfl_cli.engine.preparation.prepare_faces import common_root, plugin_for
 
     return plugin_for(files, label_map), data_root or common_root(files)
 
@@ -201,8 +201,8 @@ def _pack(
 ) -> dict[str, Any]:
     """Pack the samples of the named manifest, or of the newest in `out`, and say what was written."""
     from ecstfl_cli.engine.check.target import manifest_to_use
-    from ecstfl_cli.engine.pack import Packing
-    from ecstfl_cli.engine.pack import pack as pack_samples
+    from ecstfl_cli.engine.preparation.pack import Packing
+    from ecstfl_cli.engine.preparation.pack import pack as pack_samples
 
     manifest = manifest_to_use(named, out)
     done = pack_samples(manifest, Packing(*packing), out=out, workers=workers, reporter=reporter)
@@ -231,7 +231,7 @@ def _cropping(
     device: str,
 ) -> FaceCropping:
     from ecstfl_cli.api import FaceCrop
-    from ecstfl_cli.engine.face_crops import FaceCropping
+    from ecstfl_cli.engine.preparation.face_crops import FaceCropping
 
     crop = FaceCrop(detector, min_score, align.value, margin, size)
     return FaceCropping(crop, folder, workers, device)
@@ -270,7 +270,7 @@ def _rows(count: int) -> str:
 
 
 def _plain(done: Prepared, out: Path) -> dict[str, Any]:
-    from ecstfl_cli.engine.prepare import next_command
+    from ecstfl_cli.engine.preparation.prepare import next_command
 
     return {
         "manifest_file": str(done.path),
@@ -309,7 +309,7 @@ def _plain_faces(faces: FaceRows) -> dict[str, Any]:
 
 
 def _show(done: Prepared, out: Path) -> None:
-    from ecstfl_cli.engine.prepare import next_command
+    from ecstfl_cli.engine.preparation.prepare import next_command
 
     if done.rerooted:
         _print_rerooted(done)

@@ -68,7 +68,7 @@ def validate(files: list[str] = typer.Argument(..., metavar="FILE...", help="Fil
 
     The problems of each file are shown, with their lines; the exit code is 1 if there is one. Data are not looked at.
     """
-    from ecstfl_cli.engine.recipe_checks import build_components
+    from ecstfl_cli.engine.training.recipe_checks import build_components
     from ecstfl_cli.errors import EcstflError, RecipeError
     from ecstfl_cli.recipe_loading import find_recipe, load_recipe
 

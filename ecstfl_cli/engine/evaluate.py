@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ecstfl_cli.components.metrics import Metrics, confusion_matrix, evaluate
-from ecstfl_cli.engine.loader import batches
+from ecstfl_cli.engine.data.loader import batches
 from ecstfl_cli.engine.reporter import Reporter
 
 

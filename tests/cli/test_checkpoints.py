@@ -15,7 +15,7 @@ import torchvision
 
 from ecstfl_cli.api import InputSpec, ModelSpec
 from ecstfl_cli.components.backbones import build_model
-from ecstfl_cli.engine.checkpoint import save_checkpoint
+from ecstfl_cli.engine.weights.checkpoint import save_checkpoint
 from ecstfl_cli.labels import label_map_from
 
 Cli = Callable[..., Any]

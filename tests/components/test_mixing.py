@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ecstfl_cli.api import Batch, LossContext
 from ecstfl_cli.components.mixing import Mix, Mixing
-from ecstfl_cli.engine.objective import Objective
+from ecstfl_cli.engine.training.objective import Objective
 from ecstfl_cli.recipe import LossSection
 
 SIZE = 16

@@ -14,7 +14,7 @@ from PIL import Image
 from ecstfl_cli.api import FrameSampling, InputSpec
 from ecstfl_cli.components.sample_dataset import SampleDataset, collate
 from ecstfl_cli.components.transforms import Augmentation
-from ecstfl_cli.engine.loader import EvaluationOrder, TrainingOrder, evaluation_loader, training_loader
+from ecstfl_cli.engine.data.loader import EvaluationOrder, TrainingOrder, evaluation_loader, training_loader
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from ecstfl_cli.components.label_maps import dfew
 from ecstfl_cli.components.sample_dataset import SampleDataset
 from ecstfl_cli.components.sampling import evaluation_indices
 from ecstfl_cli.components.transforms import resize
-from ecstfl_cli.engine import samples as samples_module
 from ecstfl_cli.engine.check.reading import read_all
-from ecstfl_cli.engine.infer_inputs import Source, gather
+from ecstfl_cli.engine.data import samples as samples_module
+from ecstfl_cli.engine.data.samples import Sample, check_on_disk
+from ecstfl_cli.engine.inference.infer_inputs import Source, gather
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.samples import Sample, check_on_disk
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.sources import FrameFolder, VideoFile, open_clip
 from ecstfl_cli.media.video import count_frames, read_video

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecstfl_cli.api import Modality
-from ecstfl_cli.engine.check.cache import ScanCache
-from ecstfl_cli.engine.check.scan import Listing, Scan, look, scan
+from ecstfl_cli.engine.data.samples import KIND
+from ecstfl_cli.engine.data.scan import Listing, Scan, look, scan
+from ecstfl_cli.engine.data.scan_cache import ScanCache
 from ecstfl_cli.engine.processes import cores
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.samples import KIND
 
 # Decoding releases the interpreter's lock, so threads use all cores; a few more keep them busy while a disk is slow.
 _EXTRA_THREADS = 2

@@ -15,8 +15,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ecstfl_cli.components.detectors.yunet import SHA256, YuNet
-from ecstfl_cli.engine import catalogue
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.weights import catalogue
 from ecstfl_cli.errors import CheckpointError
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ecstfl_cli.engine.check.run import check
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.training_data import load_training_data
+from ecstfl_cli.engine.training.training_data import load_training_data
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.recipe_loading import recipe_from_mapping
 

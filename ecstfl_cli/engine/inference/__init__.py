@@ -1,0 +1,1 @@
+"""`ecstfl infer`: faces and their expressions in media, and predictions for path files."""

@@ -1,0 +1,1 @@
+"""`ecstfl finetune`: from a recipe to a run folder."""

@@ -1,0 +1,1 @@
+"""Checkpoints: read, written, found by name, joined, published, and exported to other runtimes."""
