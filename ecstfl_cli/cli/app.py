@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -15,6 +16,7 @@ from ecstfl_cli.cli.console import err, is_main
 from ecstfl_cli.errors import EcstflError
 
 SECONDS_BEFORE_THE_OTHERS_SPEAK = 3.0
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 app = typer.Typer(
     name="ecstfl",
@@ -61,10 +63,24 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except EcstflError as error:
         if not error.told_by_main:
             _tell(error)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        # What could not be written would be tried, and fail, once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _tell(
+            EcstflError(
+                f"cannot write: {error.strerror}", "Free some space, or write to another disk, and run it again."
+            )
+        )
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Images on disk: which files are frames, in which order they play, and whether they can be read."""
+"""Sources by name, and images on disk: which files are frames, in which order they play, whether they can be read."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .avi .mkv .webm .flv .wmv .mpg .mpeg .3gp .ts .mts .m2ts .ogv".split()  # noqa: SIM905
 )
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _DIGITS = re.compile(r"([0-9]+)")
 # Enough for the header of almost any image; what does not fit is decoded in full.
 _HEAD_BYTES = 1 << 16
@@ -23,6 +24,11 @@ _TAIL_BYTES = 64
 # With the tail and the size enough to tell pictures apart, and cheap for a million of them.
 _DIGEST_BYTES = 1 << 12
 _JPEG_END = b"\xff\xd9"
+
+
+def is_address(source: str | Path) -> bool:
+    """Whether a source is the address of a stream (`rtsp://…`, `http://…`), not a path."""
+    return bool(_ADDRESS.match(str(source)))
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.decode import read_image
-from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frame_names
+from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frame_names, is_address
 from ecstfl_cli.media.video import VideoFrame, read_video
 
 ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng"})
@@ -18,11 +18,6 @@ ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng"})
 FOLDER_FPS = 25.0
 # What browsers take for frames of an animation that have no duration.
 _ANIMATION_SECONDS = 0.1
-
-
-def is_stream(source: str | Path) -> bool:
-    """Whether a source is an address (`rtsp://…`, `http://…`) and not a path."""
-    return isinstance(source, str) and "://" in source
 
 
 def is_animated(path: Path) -> bool:
@@ -53,7 +48,7 @@ def read_moving(
     Raises DataError where it cannot be read.
     """
     path = Path(source)
-    if not format and not is_stream(source):
+    if not format and not is_address(source):
         if path.is_dir():
             yield from _thinned(_folder(path, folder_fps), every, fps)
             return

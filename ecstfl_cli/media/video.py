@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.media.frames import is_address
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -196,7 +197,7 @@ def _require_whole(
 ) -> None:
     """Raises DataError where a tenth of the time that the header tells is missing, and more than half a second."""
     seconds = _stream_seconds(container, stream)
-    if seconds is None or first.time is None or last.time is None or last.time_base is None or "://" in str(source):
+    if seconds is None or first.time is None or last.time is None or last.time_base is None or is_address(source):
         return
     # Matroska's tag is the time of the end, which need not begin at 0.
     start = 0.0 if stream.duration is None else first.time

@@ -13,6 +13,7 @@ from typing import Any
 
 from ecstfl_cli import __version__
 from ecstfl_cli.media.atomic import complete_file
+from ecstfl_cli.media.frames import is_address
 from ecstfl_cli.report.markup import (
     Classes,
     Markup,
@@ -119,7 +120,7 @@ def _without_common_folder(sources: Sequence[SourceReport]) -> tuple[str, list[S
     folders = [source.name.replace("\\", "/").split("/")[:-1] for source in sources]
     levels = takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))
     common = [level[0] for level in levels]
-    if not any(common) or any("://" in source.name for source in sources):
+    if not any(common) or any(is_address(source.name) for source in sources):
         return "", list(sources)
     length = len("/".join(common)) + 1
     return "/".join(common), [replace(source, name=source.name[length:]) for source in sources]

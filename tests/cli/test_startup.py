@@ -139,3 +139,16 @@ def loaded_by_torch() -> set[str]:
     """What torch imports by itself, which differs between its versions."""
     program = "import json, sys, torch; print(json.dumps(list(sys.modules)))"
     return set(json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["--version"], ["labels"], ["recipes", "--json"]])
+def test_a_full_disk_is_one_message(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "ecstfl_cli", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: cannot write: No space left on device",
+        "Free some space, or write elsewhere, and run it again.",
+    ]

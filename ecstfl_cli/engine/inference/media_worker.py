@@ -29,6 +29,7 @@ from ecstfl_cli.media.annotate import annotate_image
 from ecstfl_cli.media.annotated_video import VIDEO_OUTPUTS, AnnotatedVideo
 from ecstfl_cli.media.atomic import complete_file, remove_partial
 from ecstfl_cli.media.camera import camera_input
+from ecstfl_cli.media.frames import is_address
 from ecstfl_cli.media.moving import FOLDER_FPS, is_animated, read_moving
 from ecstfl_cli.media.prefetch import prefetched
 from ecstfl_cli.media.row_tables import OutputError, RowTable
@@ -175,7 +176,7 @@ class Worker:
         if source.kind == "camera":
             camera = camera_input(source.name)
             address, format, options = camera.url, camera.format, camera.options
-        elif "://" in source.name:
+        elif is_address(source.name):
             options = _SILENCE | (_RTSP if source.name.startswith("rtsp") else {})
         frames: Iterator[VideoFrame] = read_moving(
             address,

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import IO, Literal
 
 from ecstfl_cli.errors import DataError, listing, suggest
-from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
+from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_address, natural_key
 from ecstfl_cli.media.moving import is_animated
 
 Kind = Literal["image", "video", "frames", "stream", "camera"]
 # Sources that end when the user says so, and cannot be looked at again.
 LIVE: frozenset[Kind] = frozenset({"stream", "camera"})
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _WILDCARDS = re.compile(r"[*?[]")
 # What a result keeps its annotated copies in, and its parts while it is not finished.
 ANNOTATED, UNFINISHED = "annotated", "unfinished"
@@ -116,11 +115,6 @@ def read_list(stream: IO[bytes], null: bool) -> list[str]:
     separator = b"\0" if null else b"\n"
     names = (part if null else part.rstrip(b"\r") for part in stream.read().split(separator))
     return [os.fsdecode(name) for name in names if name]
-
-
-def is_address(name: str) -> bool:
-    """Whether an input is the address of a stream, not a path."""
-    return bool(_ADDRESS.match(name))
 
 
 def _add(name: str, found: Found, folders_are_videos: bool, *, patterns: bool = True) -> str:
