@@ -76,11 +76,7 @@ def main() -> None:
             raise
         # What could not be written would be tried, and fail, once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _tell(
-            EcstflError(
-                f"cannot write: {error.strerror}", "Free some space, or write to another disk, and run it again."
-            )
-        )
+        _tell(EcstflError(f"cannot write: {error.strerror}", "Free some space, or write elsewhere, and run it again."))
         sys.exit(1)
 
 
