@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ecstfl_cli.errors import DataError
+from ecstfl_cli.media.heif import is_heif
 
 try:
     import simplejpeg
@@ -19,6 +20,8 @@ except ImportError:  # No wheel for this platform: Pillow gives the same pixels,
 
 # Photographs of 200 megapixels are no attack; Pillow refuses twice as many as this.
 Image.MAX_IMAGE_PIXELS = 300_000_000
+# What Pillow's readers raise on damaged files.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -43,18 +46,18 @@ def decode_image(data: bytes, path: Path | str) -> NDArray[np.uint8]:
                 return pixels
             return _upright_rgb(image)
     except UnidentifiedImageError as error:
-        raise _unreadable(path, "is not an image") from error
+        raise _unreadable(path, "it is damaged" if is_heif(data) else "is not an image") from error
     except Image.DecompressionBombError as error:
         raise _unreadable(path, f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(path, str(error)) from error
+    except _DAMAGE as error:
+        raise _unreadable(path, str(error).strip()) from error
 
 
 def pillow_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
     """The pixels of a Pillow image that its file would give with `read_image`; `name` is what an error calls it."""
     try:
         return _upright_rgb(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGE as error:
         raise DataError(f"cannot read image {name}: {error}") from error
 
 

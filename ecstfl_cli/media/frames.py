@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jfif .png .apng .bmp .webp .avif .jp2 .tif .tiff .pgm .ppm .gif".split()  # noqa: SIM905
+    ".jpg .jpeg .jfif .png .apng .bmp .webp .avif .heic .heif .jp2 .tif .tiff .pgm .ppm .gif".split()  # noqa: SIM905
 )
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .avi .mkv .webm .flv .wmv .mpg .mpeg .3gp .ts .mts .m2ts .ogv".split()  # noqa: SIM905
@@ -24,6 +24,7 @@ _TAIL_BYTES = 64
 # With the tail and the size enough to tell pictures apart, and cheap for a million of them.
 _DIGEST_BYTES = 1 << 12
 _JPEG_END = b"\xff\xd9"
+_NO_IMAGE = "is not an image"
 
 
 def is_address(source: str | Path) -> bool:
@@ -97,6 +98,8 @@ def _digest(head: bytes, tail: bytes, size: int) -> bytes:
 def _content_problem(path: str | Path, head: bytes, tail: bytes) -> str:
     from PIL import Image
 
+    from ecstfl_cli.media.heif import is_heif
+
     try:
         with Image.open(io.BytesIO(head)) as image:
             is_jpeg = image.format == "JPEG"
@@ -104,7 +107,8 @@ def _content_problem(path: str | Path, head: bytes, tail: bytes) -> str:
         is_jpeg = False
     if is_jpeg and tail.rstrip(b"\0").endswith(_JPEG_END):
         return ""
-    return _decoding_problem(path)
+    problem = _decoding_problem(path)
+    return "is damaged" if problem == _NO_IMAGE and is_heif(head) else problem
 
 
 def _ends(path: str | Path) -> tuple[bytes, bytes, int]:
@@ -124,7 +128,7 @@ def _decoding_problem(path: str | Path) -> str:
         with Image.open(path) as image:
             image.load()
     except UnidentifiedImageError:
-        return "is not an image"
+        return _NO_IMAGE
     except Exception as error:  # as above
-        return f"cannot be decoded: {error}"
+        return f"cannot be decoded: {str(error).strip()}"
     return ""
