@@ -93,7 +93,7 @@ def test_the_script_writes_weights_that_finetuning_starts_from(
     script: ModuleType, package: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ecstfl_cli.engine.reporter import Reporter
-    from ecstfl_cli.engine.weights.checkpoint import open_checkpoint
+    from ecstfl_cli.engine.weights.opening import open_checkpoint
     from ecstfl_cli.labels import label_map_from
 
     for n in range(3):

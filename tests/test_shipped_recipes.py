@@ -44,7 +44,7 @@ def test_network_and_objective_of_a_shipped_recipe_can_be_built(path: Path) -> N
     from ecstfl_cli.api import LossContext
     from ecstfl_cli.components.backbones import build_model
     from ecstfl_cli.engine.training.objective import Objective
-    from ecstfl_cli.engine.weights.checkpoint import bare
+    from ecstfl_cli.engine.weights.fitting import bare
     from ecstfl_cli.labels import label_map_from
 
     recipe = load_recipe(path)

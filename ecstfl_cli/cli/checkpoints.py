@@ -62,7 +62,7 @@ def show(
     """Show what a checkpoint holds: backbone, classes, input, training, and what is left out of a foreign file."""
     from ecstfl_cli.engine.reporter import Reporter
     from ecstfl_cli.engine.weights import catalogue
-    from ecstfl_cli.engine.weights.checkpoint import open_checkpoint
+    from ecstfl_cli.engine.weights.opening import open_checkpoint
     from ecstfl_cli.labels import label_map_from
 
     entry = next((e for e in catalogue.entries() if e.name == name), None)

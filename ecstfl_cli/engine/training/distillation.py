@@ -13,7 +13,8 @@ from torch.nn import functional as F  # noqa: N812
 from ecstfl_cli.components.frame_model import FrameModel
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import use_channels_last
-from ecstfl_cli.engine.weights.checkpoint import build_network, open_checkpoint
+from ecstfl_cli.engine.weights.fitting import build_network
+from ecstfl_cli.engine.weights.opening import open_checkpoint
 from ecstfl_cli.errors import CheckpointError
 from ecstfl_cli.labels import LabelMap, join
 from ecstfl_cli.recipe import Recipe

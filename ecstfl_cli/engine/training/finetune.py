@@ -40,7 +40,9 @@ from ecstfl_cli.engine.training.training_state import (
     states,
 )
 from ecstfl_cli.engine.training.watch import Stop, StoppedError, Watch
-from ecstfl_cli.engine.weights.checkpoint import initialise, load_native, open_checkpoint
+from ecstfl_cli.engine.weights.checkpoint import load_native
+from ecstfl_cli.engine.weights.fitting import initialise
+from ecstfl_cli.engine.weights.opening import open_checkpoint
 from ecstfl_cli.errors import CheckpointError, DataError, EcstflError, listing
 from ecstfl_cli.labels import LabelMap, label_map_from
 from ecstfl_cli.recipe import Recipe

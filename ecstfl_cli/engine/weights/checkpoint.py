@@ -1,6 +1,6 @@
-"""Checkpoints: one `.safetensors` file with everything needed to use the weights, and fitting them to networks.
+"""Checkpoints: one `.safetensors` file with everything needed to use the weights, read and written.
 
-Foreign files are read in `foreign_checkpoint`, names are looked up in `catalogue`.
+Foreign files are read in `foreign_checkpoint`; `opening` tells them apart; `fitting` puts weights into networks.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -19,20 +19,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ecstfl_cli.api import InputSpec, ModelSpec
-from ecstfl_cli.components.backbones import build_model
-from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.weights.catalogue import FOLDER, locate
-from ecstfl_cli.errors import CheckpointError, listing
-from ecstfl_cli.labels import LabelMap, side_by_side
+from ecstfl_cli.errors import CheckpointError
+from ecstfl_cli.labels import LabelMap
 
 FORMAT_VERSION = 1
 _KEY = "ecstfl"
 _LIBRARIES = ("ecstfl", "torch", "torchvision", "timm", "safetensors")
-# Where components.backbones.temporal.TemporalModel keeps the image network that sees its frames.
-_FRAME_BACKBONE = "backbone.net."
 
 
 @dataclass
@@ -40,7 +34,7 @@ class Checkpoint:
     """Weights and what they need: the network, its input, its class names, and where they come from.
 
     `state` is on the CPU, keyed like the network's own state dict. `notes` says what was left out of a foreign file,
-    `card` what a published model says of itself (see publish.Card).
+    `card` what a published model says of itself (see model_card.Card).
     """
 
     model: ModelSpec
@@ -197,170 +191,3 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(
             f"{path} is damaged or cut short: {error}", "Copy it again from where it was made."
         ) from error
-
-
-# --- any checkpoint --------------------------------------------------------------------------------------------------
-
-
-def open_checkpoint(
-    name: str | Path,
-    *,
-    backbone: str | None = None,
-    label_map: LabelMap | None = None,
-    need_labels: bool = True,
-    folder: Path = FOLDER,
-    reporter: Reporter,
-) -> Checkpoint:
-    """The checkpoint that a user names: a file, native or foreign by its content, a run folder, or a known name.
-
-    `backbone` and `label_map` say what a foreign file does not; a native one knows, and must agree. A caller that
-    replaces the head has `need_labels` off: classes without a name are then called `class 0` and so on.
-    Raises CheckpointError where it cannot be found or read.
-    """
-    path = locate(name, folder)
-    if not is_safetensors(path) or not has_metadata(path):
-        from ecstfl_cli.engine.weights.foreign_checkpoint import foreign_to_checkpoint  # imports this module
-
-        return foreign_to_checkpoint(
-            path, backbone=backbone, label_map=label_map, need_labels=need_labels, reporter=reporter
-        )
-    checkpoint = load_native(path)
-    if backbone and backbone != checkpoint.model.backbone:
-        raise CheckpointError(
-            f"{path} holds {checkpoint.model.backbone}, not {backbone}",
-            f"Use backbone {checkpoint.model.backbone}, or another checkpoint.",
-        )
-    if label_map and label_map.names != checkpoint.labels.names:
-        raise CheckpointError(
-            f"{path} stores its own class names, and they are not those of {label_map.name!r}:\n"
-            + side_by_side(checkpoint.labels, label_map),
-            "Leave the label map out.",
-        )
-    return checkpoint
-
-
-# --- weights into networks -------------------------------------------------------------------------------------------
-
-
-def build_network(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's network with its weights, in evaluation mode.
-
-    Raises CheckpointError that lists the keys which are missing, unexpected or of another shape.
-    """
-    network = build_model(checkpoint.model, checkpoint.input.modality)
-    problems = differences(network.state_dict(), checkpoint.state)
-    if problems:
-        raise _unfit(checkpoint, f"a new {checkpoint.model.backbone}", problems)
-    _load(network, checkpoint.state)
-    return network.eval()
-
-
-def initialise(network: nn.Module, checkpoint: Checkpoint, *, labels: LabelMap, replace_head: bool) -> list[str]:
-    """Put a checkpoint's weights into a network that is to be trained, and say in words what was done.
-
-    The classifier is taken over where its classes are those of `labels`, its outputs reordered by name. One with other
-    classes is left out, and the network keeps its fresh one, only if `replace_head` says so. An image checkpoint may
-    start the frame backbone of a network with a temporal head. Raises CheckpointError where the weights do not fit.
-    """
-    same = bare(lambda: build_model(checkpoint.model, checkpoint.input.modality))
-    head = head_dimensions(same, checkpoint.model.num_classes)
-    trunk = {key: tensor for key, tensor in checkpoint.state.items() if key not in head}
-    own = network.state_dict()
-    frame_trunk = {_FRAME_BACKBONE + key: tensor for key, tensor in trunk.items()}
-    if frame_trunk.keys() <= own.keys():
-        problems = differences({key: own[key] for key in frame_trunk}, frame_trunk)
-        if problems:
-            raise _unfit(checkpoint, "the network's frame backbone", problems)
-        _load(network, frame_trunk)
-        return [f"frame backbone from {checkpoint.source}; temporal head and classifier start fresh"]
-    problems = differences({key: tensor for key, tensor in own.items() if key not in head}, trunk)
-    if problems:
-        raise _unfit(checkpoint, "the network", problems)
-    weights, note = _head_weights(checkpoint, head, labels, replace_head)
-    _load(network, {**trunk, **weights})
-    return [f"weights from {checkpoint.source}", *note]
-
-
-def _head_weights(
-    checkpoint: Checkpoint, head: Mapping[str, int], labels: LabelMap, replace_head: bool
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The checkpoint's classifier in the order of `labels`, or nothing where it is to be replaced; and notes."""
-    theirs = checkpoint.labels
-    if set(theirs.names) == set(labels.names):
-        order = torch.tensor([theirs.names.index(name) for name in labels.names])
-        weights = {key: checkpoint.state[key].index_select(dim, order) for key, dim in head.items()}
-        if theirs.names == labels.names:
-            return weights, []
-        return weights, [f"classifier reordered by class name, from {theirs.describe()} to {labels.describe()}"]
-    if replace_head:
-        return {}, [f"classifier of {len(theirs)} classes replaced by a fresh one of {len(labels)}"]
-    raise CheckpointError(
-        f"the classifier of {checkpoint.source} has other classes than the recipe:\n{side_by_side(theirs, labels)}",
-        "To train a fresh classifier on these weights set `model.replace_head: true`.",
-    )
-
-
-def _load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into a network that has all their keys; its other weights stay."""
-    # Starting from its own state dict keeps the layers' version numbers, without which some refuse to load.
-    state = network.state_dict()
-    state.update(weights)
-    network.load_state_dict(state)
-
-
-def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `given` from being loaded as `expected`: a line for each missing, unexpected or misshapen tensor."""
-    # Files from before PyTorch 0.4.1 lack the batch counters, which may as well start at 0.
-    missing = [k for k in expected if k not in given and not k.endswith(".num_batches_tracked")]
-    return [
-        *(f"missing: {key} {tuple(expected[key].shape)}" for key in missing),
-        *(f"unexpected: {key} {tuple(given[key].shape)}" for key in given if key not in expected),
-        *(
-            f"another shape: {key} is {tuple(given[key].shape)}, the network's is {tuple(expected[key].shape)}"
-            for key in given
-            if key in expected and given[key].shape != expected[key].shape
-        ),
-    ]
-
-
-def _unfit(checkpoint: Checkpoint, network: str, problems: list[str]) -> CheckpointError:
-    return CheckpointError(
-        f"the weights of {checkpoint.source} ({checkpoint.model.backbone}) do not fit {network}:\n{listing(problems)}",
-        "Backbone, its arguments and the temporal head must be those that the weights were trained with.",
-    )
-
-
-class without_weights(TorchFunctionMode):  # noqa: N801 (a context manager)
-    """Inside, layers are made without memory for their weights: building any network takes milliseconds.
-
-    Unlike `torch.device("meta")` it leaves all other tensors alone, from which some networks compute their widths.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        return func(*args, **({**kwargs, "device": "meta"} if func is torch.empty else kwargs))
-
-
-def bare(build: Callable[[], Any]) -> Any:
-    """What `build` returns, a network for its names and shapes only."""
-    try:
-        with without_weights():
-            return build()
-    except RuntimeError:
-        # A network that computes with its fresh weights needs them.
-        return build()
-
-
-def head_dimensions(network: Any, num_classes: int) -> dict[str, int]:
-    """The parameters that depend on K = `num_classes`, each with the dimension that counts them.
-
-    The network, a bare one, is left with another classifier.
-    """
-    before = {key: tensor.shape for key, tensor in network.state_dict().items()}
-    network.reset_classifier(num_classes + 1)
-    after = network.state_dict()
-    return {
-        key: next(dim for dim, (a, b) in enumerate(zip(shape, after[key].shape, strict=True)) if a != b)
-        for key, shape in before.items()
-        if after[key].shape != shape
-    }

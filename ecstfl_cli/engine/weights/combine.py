@@ -12,7 +12,9 @@ from torch import Tensor
 from ecstfl_cli.api import ModelSpec
 from ecstfl_cli.components.backbones.ensemble import Ensemble
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.weights.checkpoint import Checkpoint, differences, open_checkpoint, save_checkpoint
+from ecstfl_cli.engine.weights.checkpoint import Checkpoint, save_checkpoint
+from ecstfl_cli.engine.weights.fitting import differences
+from ecstfl_cli.engine.weights.opening import open_checkpoint
 from ecstfl_cli.errors import CheckpointError
 from ecstfl_cli.labels import LabelMap
 

@@ -17,9 +17,10 @@ from ecstfl_cli.components.frame_model import FrameModel, InferenceGraph
 from ecstfl_cli.engine.data.samples import KIND
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import resolve_device
-from ecstfl_cli.engine.weights.checkpoint import build_network, open_checkpoint
 from ecstfl_cli.engine.weights.export_metadata import export_metadata
 from ecstfl_cli.engine.weights.export_samples import read_samples
+from ecstfl_cli.engine.weights.fitting import build_network
+from ecstfl_cli.engine.weights.opening import open_checkpoint
 from ecstfl_cli.errors import ExportError
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.atomic import complete_file

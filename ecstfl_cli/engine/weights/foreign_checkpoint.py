@@ -17,7 +17,8 @@ from ecstfl_cli.api import InputSpec, Modality, ModelSpec
 from ecstfl_cli.components.backbones import torchvision_family
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.weights.catalogue import entry_of_file
-from ecstfl_cli.engine.weights.checkpoint import Checkpoint, bare, differences, head_dimensions, is_safetensors
+from ecstfl_cli.engine.weights.checkpoint import Checkpoint, is_safetensors
+from ecstfl_cli.engine.weights.fitting import bare, differences, head_dimensions
 from ecstfl_cli.engine.weights.restricted_pickle import TensorRef
 from ecstfl_cli.engine.weights.torch_file import open_torch_file
 from ecstfl_cli.errors import CheckpointError, listing

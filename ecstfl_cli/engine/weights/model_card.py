@@ -7,19 +7,31 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecstfl_cli.components.calibration import Reliability
 from ecstfl_cli.components.metrics import Metrics
 from ecstfl_cli.engine.weights.checkpoint import Checkpoint
+from ecstfl_cli.errors import EcstflError
 from ecstfl_cli.media.atomic import complete_file
 from ecstfl_cli.report.plots import plot_confusion, plot_curves, plot_reliability
 
-if TYPE_CHECKING:
-    from ecstfl_cli.engine.weights.publish import Card
+
+class Card(BaseModel):
+    """What a person writes about a model; everything that can be measured is added."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    summary: str
+    data: str
+    licence: str
+    use: str
+    limits: list[str]
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,19 @@ class Calibration:
     before: Reliability
     after: Reliability
     numbers: dict[str, float]
+
+
+def read_card(path: Path) -> Card:
+    """Read a card's YAML. Raises EcstflError that names each missing, unknown or wrong key."""
+    try:
+        return Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise EcstflError(f"cannot read the card {path}: {error}", "Give a YAML file in UTF-8.") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
+        raise EcstflError(
+            f"the card {path} is not complete: {problems}", f"Keys: {', '.join(Card.model_fields)}"
+        ) from error
 
 
 def write_card(

@@ -17,9 +17,11 @@ from ecstfl_cli.engine.data.samples import KIND
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import resolve_device, resolve_precision, use_channels_last
 from ecstfl_cli.engine.weights.catalogue import FOLDER
-from ecstfl_cli.engine.weights.checkpoint import build_network, has_metadata, load_native, open_checkpoint
+from ecstfl_cli.engine.weights.checkpoint import has_metadata, load_native
 from ecstfl_cli.engine.weights.export_metadata import read_export_metadata
+from ecstfl_cli.engine.weights.fitting import build_network
 from ecstfl_cli.engine.weights.folding import folded
+from ecstfl_cli.engine.weights.opening import open_checkpoint
 from ecstfl_cli.errors import CheckpointError, DeviceError, suggest
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.resources import shipped

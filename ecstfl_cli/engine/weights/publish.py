@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from ecstfl_cli.api import FaceCrop, InputSpec
@@ -32,23 +30,12 @@ from ecstfl_cli.components.metrics import Metrics
 from ecstfl_cli.engine.evaluate import Predictions
 from ecstfl_cli.engine.inference.infer import infer
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.weights.checkpoint import Checkpoint, bare, head_dimensions, open_checkpoint, save_checkpoint
-from ecstfl_cli.engine.weights.model_card import Calibration, write_card
-from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
+from ecstfl_cli.engine.weights.checkpoint import Checkpoint, save_checkpoint
+from ecstfl_cli.engine.weights.fitting import bare, head_dimensions
+from ecstfl_cli.engine.weights.model_card import Calibration, read_card, write_card
+from ecstfl_cli.engine.weights.opening import open_checkpoint
+from ecstfl_cli.errors import CheckpointError, DataError
 from ecstfl_cli.labels import LabelMap
-
-
-class Card(BaseModel):
-    """What a person writes about a model; everything that can be measured is added."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str
-    summary: str
-    data: str
-    licence: str
-    use: str
-    limits: list[str]
 
 
 @dataclass(frozen=True)
@@ -61,19 +48,6 @@ class Published:
     metrics: Metrics
     calibration: dict[str, float] = field(default_factory=dict)
     bias: dict[str, Any] = field(default_factory=dict)
-
-
-def read_card(path: Path) -> Card:
-    """Read a card's YAML. Raises EcstflError that names each missing, unknown or wrong key."""
-    try:
-        return Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise EcstflError(f"cannot read the card {path}: {error}", "Give a YAML file in UTF-8.") from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
-        raise EcstflError(
-            f"the card {path} is not complete: {problems}", f"Keys: {', '.join(Card.model_fields)}"
-        ) from error
 
 
 def publish(

@@ -17,14 +17,9 @@ from torch import nn
 from ecstfl_cli.api import FrameSampling, InputSpec, ModelSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.weights.checkpoint import (
-    Checkpoint,
-    build_network,
-    initialise,
-    load_native,
-    open_checkpoint,
-    save_checkpoint,
-)
+from ecstfl_cli.engine.weights.checkpoint import Checkpoint, load_native, save_checkpoint
+from ecstfl_cli.engine.weights.fitting import build_network, initialise
+from ecstfl_cli.engine.weights.opening import open_checkpoint
 from ecstfl_cli.errors import CheckpointError
 from ecstfl_cli.labels import LabelMap
 

@@ -12,9 +12,10 @@ from ecstfl_cli.api import InputSpec
 from ecstfl_cli.components.exporters.onnx import OnnxExporter, OnnxModel
 from ecstfl_cli.components.frame_model import FrameModel, InferenceGraph
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.weights.checkpoint import build_network, load_native
+from ecstfl_cli.engine.weights.checkpoint import load_native
 from ecstfl_cli.engine.weights.export import ExportResult, compare, export, made_trials
 from ecstfl_cli.engine.weights.export_metadata import read_export_metadata
+from ecstfl_cli.engine.weights.fitting import build_network
 from ecstfl_cli.errors import CheckpointError, ExportError, RegistryError
 from ecstfl_cli.labels import label_map_from
 from tests.small_model import save_small_model

@@ -16,9 +16,10 @@ from ecstfl_cli.components.exporters.onnx_int8 import OnnxInt8Exporter
 from ecstfl_cli.components.frame_model import FrameModel, InferenceGraph
 from ecstfl_cli.engine.inference.recogniser import Recogniser
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.weights.checkpoint import build_network, load_native
+from ecstfl_cli.engine.weights.checkpoint import load_native
 from ecstfl_cli.engine.weights.export import ExportResult, compare, export
 from ecstfl_cli.engine.weights.export_metadata import export_metadata
+from ecstfl_cli.engine.weights.fitting import build_network
 from ecstfl_cli.engine.weights.model_source import shipped_model
 from ecstfl_cli.errors import DeviceError, ExportError
 from ecstfl_cli.pathfile import read_table

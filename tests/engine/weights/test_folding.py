@@ -13,7 +13,8 @@ from ecstfl_cli.api import InputSpec, Modality, ModelSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.components.frame_model import FrameModel
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.weights.checkpoint import build_network, load_native
+from ecstfl_cli.engine.weights.checkpoint import load_native
+from ecstfl_cli.engine.weights.fitting import build_network
 from ecstfl_cli.engine.weights.folding import folded
 from ecstfl_cli.engine.weights.model_source import open_model
 from tests.small_model import save_small_model

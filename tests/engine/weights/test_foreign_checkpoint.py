@@ -19,8 +19,9 @@ from torch import nn
 
 from ecstfl_cli.api import FrameSampling, InputSpec
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.engine.weights.checkpoint import build_network, open_checkpoint, without_weights
+from ecstfl_cli.engine.weights.fitting import build_network, without_weights
 from ecstfl_cli.engine.weights.foreign_checkpoint import foreign_to_checkpoint, read_foreign, recognise_backbone
+from ecstfl_cli.engine.weights.opening import open_checkpoint
 from ecstfl_cli.errors import CheckpointError
 from ecstfl_cli.labels import LabelMap, label_map_from
 
