@@ -124,7 +124,7 @@ def publish(
     what was measured: recall by class, confusion, calibration before and after, the curves and the recipe of the run.
     """
     from ecstfl_cli.api import FaceCrop
-    from ecstfl_cli.engine.weights.publish import publish as run_publish
+    from ecstfl_cli.engine.publishing.publish import publish as run_publish
     from ecstfl_cli.labels import label_map_from
 
     if face_align not in (None, "eyes", "box"):

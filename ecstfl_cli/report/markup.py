@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecstfl_cli.report.palette import expression_colours, text_on
+from ecstfl_cli.palette import expression_colours, text_on
 from ecstfl_cli.report.thumbnails import Thumbnail
 
 

@@ -20,10 +20,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.components.calibration import Reliability
 from ecstfl_cli.components.metrics import evaluate
-from ecstfl_cli.media.atomic import complete_file
-from ecstfl_cli.report.palette import OKABE_ITO as PALETTE
+from ecstfl_cli.palette import OKABE_ITO as PALETTE
 
 DPI = 150
 GREY = "0.35"

@@ -15,7 +15,7 @@ from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.media.annotate import Annotator, annotate_image
 from ecstfl_cli.media.annotated_video import AnnotatedVideo, annotate_video
 from ecstfl_cli.media.video import probe, read_video
-from ecstfl_cli.report.palette import EXPRESSIONS, expression_colours, luminance, rgb, text_on
+from ecstfl_cli.palette import EXPRESSIONS, expression_colours, luminance, rgb, text_on
 
 DFEW = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 GREY = 96

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ecstfl_cli.palette import EXPRESSIONS
 from ecstfl_cli.report.html import write_report
-from ecstfl_cli.report.palette import EXPRESSIONS
 from ecstfl_cli.report.source import FACES, SourceReport, source_report
 from ecstfl_cli.report.thumbnails import Thumbnail, ThumbnailKeeper
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ecstfl_cli.engine.check import report as reports
 from ecstfl_cli.engine.check.report import file_digest
-from ecstfl_cli.engine.data.extra_columns import read_extra_columns
 from ecstfl_cli.engine.data.manifest import read_manifest_for
 from ecstfl_cli.engine.data.samples import Sample
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, listing
+from ecstfl_cli.extra_columns import read_extra_columns
 
 Lists = Mapping[str, Sequence[Sample]]
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ecstfl_cli import pathfile
 from ecstfl_cli.api import FrameSampling, Modality
 from ecstfl_cli.engine.data import manifest as manifests
-from ecstfl_cli.engine.data.extra_columns import read_extra_columns
 from ecstfl_cli.engine.data.manifest import latest_manifest, read_manifest_for
 from ecstfl_cli.errors import DataError, suggest
+from ecstfl_cli.extra_columns import read_extra_columns
 from ecstfl_cli.labels import INDEX, LabelMap, label_map_from
 from ecstfl_cli.pathfile import SUFFIXES, UNKNOWN, Problem, Row
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ecstfl_cli import pathfile
-from ecstfl_cli.engine.data.extra_columns import ExtraColumns, read_extra_columns
 from ecstfl_cli.engine.data.label_joining import join_for, joined_samples
 from ecstfl_cli.engine.data.manifest import read_manifest_for
 from ecstfl_cli.engine.data.samples import Sample, load_samples
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, LabelMapError
+from ecstfl_cli.extra_columns import ExtraColumns, read_extra_columns
 from ecstfl_cli.labels import Join, LabelMap, label_map_from, side_by_side
 from ecstfl_cli.recipe import Recipe
 from ecstfl_cli.recipe_data import PathFileSection

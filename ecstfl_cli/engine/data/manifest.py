@@ -28,7 +28,7 @@ _PER_SPLIT = ("files", "samples", "counts", "fingerprint", "extra")
 class Split:
     """One path file of a data set: its path and its rows as (path, label); a label is an index, a name or None.
 
-    `extra` is the file beside it with subjects and soft labels, where it has one; see `engine.data.extra_columns`.
+    `extra` is the file beside it with subjects and soft labels, where it has one; see `extra_columns`.
     """
 
     file: Path

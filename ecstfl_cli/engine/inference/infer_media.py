@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock
 
 from ecstfl_cli.api import Modality
+from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.engine.inference.infer import model_summary, require_modality, result_folder
 from ecstfl_cli.engine.inference.media_job import UNFINISHED, Job, MediaSettings, Shard, is_unfinished
 from ecstfl_cli.engine.inference.media_pool import look_at_units, media_workers
@@ -29,7 +30,6 @@ from ecstfl_cli.engine.inference.stop_signals import ends_on_interrupt, interrup
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError, listing
 from ecstfl_cli.labels import LabelMap
-from ecstfl_cli.media.atomic import complete_file
 from ecstfl_cli.media.row_tables import OutputError, convert_table, join_tables
 
 

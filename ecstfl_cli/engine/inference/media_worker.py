@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecstfl_cli.atomic import complete_file, remove_partial
 from ecstfl_cli.engine.inference.media_job import Job, Unit, normal_path
 from ecstfl_cli.engine.inference.recogniser import AHEAD, Recogniser
 from ecstfl_cli.engine.inference.results import FaceResult, to_row
@@ -27,7 +28,6 @@ from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.annotate import annotate_image
 from ecstfl_cli.media.annotated_video import VIDEO_OUTPUTS, AnnotatedVideo
-from ecstfl_cli.media.atomic import complete_file, remove_partial
 from ecstfl_cli.media.camera import camera_input
 from ecstfl_cli.media.frames import is_address
 from ecstfl_cli.media.moving import FOLDER_FPS, is_animated, read_moving

@@ -16,10 +16,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecstfl_cli import pathfile
+from ecstfl_cli import extra_columns, pathfile
 from ecstfl_cli.api import Modality, PathRow
 from ecstfl_cli.components.transforms import resize, shortened
-from ecstfl_cli.engine.data import extra_columns
 from ecstfl_cli.engine.data import manifest as manifests
 from ecstfl_cli.engine.data.manifest import Split
 from ecstfl_cli.engine.data.samples import KIND

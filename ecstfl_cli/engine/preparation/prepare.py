@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ecstfl_cli import pathfile
+from ecstfl_cli import extra_columns, pathfile
 from ecstfl_cli.api import DatasetPlugin, PathRow, PreparedDataset
-from ecstfl_cli.engine.data import extra_columns
 from ecstfl_cli.engine.data import manifest as manifests
 from ecstfl_cli.engine.data.manifest import Split, latest_manifest, read_manifest_for
 from ecstfl_cli.engine.data.samples import KIND

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ecstfl_cli import pathfile
+from ecstfl_cli import extra_columns, pathfile
 from ecstfl_cli.components.datasets.path_files import map_with
-from ecstfl_cli.engine.data import extra_columns
 from ecstfl_cli.engine.data import manifest as manifests
 from ecstfl_cli.engine.data.manifest import Split, read_manifest_for
 from ecstfl_cli.engine.preparation.prepared import (

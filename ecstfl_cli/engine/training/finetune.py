@@ -15,12 +15,12 @@ from torch import Tensor
 from ecstfl_cli.api import LossContext, ModelSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.components.frame_model import FrameModel
-from ecstfl_cli.engine.data.listed_face_crop import with_listed_face_crop
 from ecstfl_cli.engine.evaluate import Predictions
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import resolve_device, resolve_parallel, seed_everything, slow_precision
 from ecstfl_cli.engine.training.distillation import open_teacher
 from ecstfl_cli.engine.training.distributed import Processes, random_state, set_random_state
+from ecstfl_cli.engine.training.listed_face_crop import with_listed_face_crop
 from ecstfl_cli.engine.training.objective import Objective
 from ecstfl_cli.engine.training.parallel import load_network
 from ecstfl_cli.engine.training.recipe_checks import check_mixing, check_soft_labels

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from ecstfl_cli.api import InputSpec
-from ecstfl_cli.engine.download import fetch
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.weights.download import fetch
 from ecstfl_cli.errors import CheckpointError, suggest
 from ecstfl_cli.resources import shipped
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from ecstfl_cli.api import PathRow, PreparedDataset
-from ecstfl_cli.engine.data.extra_columns import sidecar
 from ecstfl_cli.engine.data.samples import fingerprint, load_samples
 from ecstfl_cli.engine.preparation.prepare import prepare_dataset, read_manifest_for, reroot_files
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError
+from ecstfl_cli.extra_columns import sidecar
 from ecstfl_cli.labels import label_map_from
 from tests.killing import Killed, kill_at_move
 

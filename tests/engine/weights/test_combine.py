@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from ecstfl_cli.api import FaceCrop, FrameSampling
+from ecstfl_cli.engine.publishing.publish import publish
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.training.distillation import open_teacher
 from ecstfl_cli.engine.weights.checkpoint import load_native, save_checkpoint
 from ecstfl_cli.engine.weights.combine import average, ensemble
 from ecstfl_cli.engine.weights.export import export
 from ecstfl_cli.engine.weights.model_source import open_model
-from ecstfl_cli.engine.weights.publish import publish
 from ecstfl_cli.errors import CheckpointError
 from ecstfl_cli.labels import LabelMap, label_map_from
 from tests.small_model import save_small_model

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from ecstfl_cli.api import FaceCrop
-from ecstfl_cli.engine.data.listed_face_crop import with_listed_face_crop
 from ecstfl_cli.engine.preparation.prepare import prepare_dataset
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.training.listed_face_crop import with_listed_face_crop
 from ecstfl_cli.engine.weights.checkpoint import load_native
 from tests.small_run import small_recipe, train
 

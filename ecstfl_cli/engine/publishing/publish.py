@@ -29,10 +29,10 @@ from ecstfl_cli.components.calibration import (
 from ecstfl_cli.components.metrics import Metrics
 from ecstfl_cli.engine.evaluate import Predictions
 from ecstfl_cli.engine.inference.infer import infer
+from ecstfl_cli.engine.publishing.model_card import Calibration, read_card, write_card
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.weights.checkpoint import Checkpoint, save_checkpoint
 from ecstfl_cli.engine.weights.fitting import bare, head_dimensions
-from ecstfl_cli.engine.weights.model_card import Calibration, read_card, write_card
 from ecstfl_cli.engine.weights.opening import open_checkpoint
 from ecstfl_cli.errors import CheckpointError, DataError
 from ecstfl_cli.labels import LabelMap

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecstfl_cli import pathfile
+from ecstfl_cli import extra_columns, pathfile
 from ecstfl_cli.api import Modality, PathRow
 from ecstfl_cli.components.label_maps import dfew, fer2013
-from ecstfl_cli.engine.data import extra_columns
-from ecstfl_cli.engine.data.extra_columns import read_extra_columns
 from ecstfl_cli.errors import DataError
+from ecstfl_cli.extra_columns import read_extra_columns
 
 VOTES = [(8, 0, 2, 0, 0, 0, 0), (0,) * 7, (0, 0, 0, 0, 1, 1, 2)]
 ROWS = {

@@ -15,10 +15,10 @@ from PIL import Image
 from ecstfl_cli.api import FaceCrop, InputSpec, ModelSpec
 from ecstfl_cli.components.backbones import build_model
 from ecstfl_cli.engine.inference.infer import infer
+from ecstfl_cli.engine.publishing.publish import publish
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.weights.checkpoint import load_native, save_checkpoint
 from ecstfl_cli.engine.weights.model_source import open_model
-from ecstfl_cli.engine.weights.publish import publish
 from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
 

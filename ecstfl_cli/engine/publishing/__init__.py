@@ -1,0 +1,1 @@
+"""`ecstfl checkpoints publish`: a trained model made ready for others."""
