@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class EcstflError(Exception):
@@ -45,6 +46,16 @@ class CheckpointError(EcstflError):
 
 class DeviceError(EcstflError):
     """A device or precision is not available on this machine."""
+
+
+class OutputError(EcstflError):
+    """Results cannot be written: a full disk, a limit, a folder that is not the user's."""
+
+    @classmethod
+    def of(cls, path: Path, error: OSError) -> OutputError:
+        """The message for a file that cannot be written."""
+        reason = error.strerror or str(error)
+        return cls(f"cannot write {path}: {reason}", "Is there room, and may you write there? Elsewhere: --out DIR.")
 
 
 class ExportError(EcstflError):

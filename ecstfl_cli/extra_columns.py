@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +64,24 @@ def read_extra_columns(path: str | Path, label_map: LabelMap | None = None, *, s
     lines = [field.line for field in table.fields]
     soft = _shares([[line[i] for i in columns] for line in cells], source, lines) if columns else None
     return ExtraColumns(row, subjects, soft)
+
+
+def read_rows(path: Path, root: Path | None, label_map: LabelMap | None, *, require_labels: bool) -> list[PathRow]:
+    """The rows of a path file with absolute paths, labels, subjects and, with a `label_map`, soft labels.
+
+    Raises DataError as `pathfile.read` and `read_extra_columns` do.
+    """
+    extra = read_extra_columns(path, label_map)
+    rows = []
+    for row in pathfile.read(path, root=root, label_map=label_map, require_labels=require_labels).rows:
+        at = extra.row.get(row.path_as_written)
+        subject = extra.subjects[at] if extra.subjects and at is not None else ""
+        votes = extra.soft_labels[at].tolist() if extra.soft_labels is not None and at is not None else [math.nan]
+        # A data root that is given relative to the current folder must not be put before these paths once more.
+        location = os.path.abspath(row.location)  # noqa: PTH100 (Path.resolve would replace links)
+        soft_label = None if math.isnan(votes[0]) else tuple(votes)
+        rows.append(PathRow(location, row.label, row.n_frames, subject or None, soft_label))
+    return rows
 
 
 def sidecar(path: Path) -> Path:

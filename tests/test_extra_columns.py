@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,22 @@ def test_two_columns_of_one_class_are_an_error(tmp_path: Path) -> None:
     path.write_text(f"path,label,{','.join(dfew.names)},Happiness\na.png,0,1,0,0,0,0,0,0,5\n")
     with pytest.raises(DataError, match="two columns of the class 'happy'"):
         read_extra_columns(path, dfew)
+
+
+def test_lists_in_a_data_root_keep_theirs(cli: Callable, tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=2, per_class=1)
+    shares = ",".join("0.75" if name == "sad" else "0.25" if name == "fear" else "0" for name in dfew.names)
+    rows = [
+        f"images/train_{name}_0.jpg,{dfew.index(name)},{subject}"
+        for name, subject in (("happy", "ann"), ("sad", "bob"))
+    ]
+    lines = [f"path,label,subject,{','.join(dfew.names)}", f"{rows[0]}{',' * len(dfew)}", f"{rows[1]},{shares}"]
+    data.train.write_text("\n".join(lines) + "\n")
+    out = tmp_path / "annotation"
+    result = cli("prepare", "--data-root", data.root, "--label-map", "dfew", "--name", "own", "--out", out)
+    assert result.exit_code == 0, result.stderr
+    found = read_extra_columns(out / "own_train.csv", dfew)
+    assert found.subjects == ["ann", "bob"]
+    assert found.soft_labels is not None
+    assert np.isnan(found.soft_labels[0]).all()
+    assert found.soft_labels[1].tolist() == [0, 0.75, 0, 0, 0, 0, 0.25]

@@ -100,7 +100,7 @@ def prepare(
     size: int = typer.Option(224, "--size", min=16, max=4096, help="Height and width of the crops in pixels."),
     faces_out: Path = typer.Option(None, "--faces-out", help="Folder for the crops, instead of one in --out."),
     workers: int = typer.Option(None, "--workers", min=1, help="Processes that crop, instead of one a core."),
-    device: str = typer.Option("auto", "--device", help="What the detector runs on: cpu, cuda, auto."),
+    device: str = typer.Option("auto", "--device", help="What the detector runs on: auto, cpu, gpu, cuda, cuda:1."),
     pack: int = typer.Option(
         None,
         "--pack",

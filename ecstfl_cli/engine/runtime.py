@@ -21,6 +21,7 @@ from ecstfl_cli.errors import DeviceError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEVICES = ("auto", "cpu", "gpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "safetensors")
 
 
@@ -50,8 +51,10 @@ def resolve_device(name: str) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> str:
     """`fp32`, `bf16` or `fp16` for `auto`: half precision only where the machine runs it fast.
 
-    Raises DeviceError for fp16 on a CPU, which has no loss scaling to speak of.
+    Raises DeviceError for a name that is none of these, and for fp16 on a CPU, which has no loss scaling to speak of.
     """
+    if name not in PRECISIONS:
+        raise DeviceError(f"unknown precision {name!r}", f"Allowed: {', '.join(PRECISIONS)}")
     if name == "auto":
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # of `accelerate launch --mixed_precision`
         if asked in ("bf16", "fp16"):

@@ -13,22 +13,12 @@ from types import TracebackType
 from typing import Any
 
 from ecstfl_cli.atomic import complete_file
-from ecstfl_cli.errors import EcstflError, suggest
+from ecstfl_cli.errors import EcstflError, OutputError, suggest
 
 Row = Mapping[str, Any]
 # Bytes of csv that are converted at a time, some 60,000 rows: a row group of the parquet file.
 BLOCK = 8 << 20
 WHOLE, TEXT = frozenset({"frame", "face", "frames"}), frozenset({"source", "expression"})
-
-
-class OutputError(EcstflError):
-    """Results cannot be written: a full disk, a limit, a folder that is not the user's."""
-
-    @classmethod
-    def of(cls, path: Path, error: OSError) -> OutputError:
-        """The message for a file that cannot be written."""
-        reason = error.strerror or str(error)
-        return cls(f"cannot write {path}: {reason}", "Is there room, and may you write there? Elsewhere: --out DIR.")
 
 
 class RowTable:

@@ -30,8 +30,7 @@ GREY = "0.35"
 RIGHT, WRONG = PALETTE[2], PALETTE[1]
 # Inches; eight tiles fill the width of a screen.
 SAMPLE_COLUMNS, SAMPLE_WIDTH, SAMPLE_HEIGHT = 8, 1.45, 2.45
-WAR_UAR = {"train_war": "train WAR", "val_war": "val WAR", "val_uar": "val UAR"}
-TOTALS = {"train_loss": "train, total", "val_loss": "val, total"}
+TOTAL = {"train_loss": "train, total"}
 
 
 def plot_confusion(confusion: Any, label_names: Sequence[str], path: Path, title: str = "") -> None:
@@ -112,19 +111,22 @@ def plot_reliability(diagrams: Mapping[str, Reliability], path: Path, title: str
 def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Curves over the epochs of metrics.csv: losses on the left, WAR and UAR in percent on the right.
 
-    `loss_<name>` columns are the terms of the objective. Columns and values that are missing are left out.
+    `loss_<name>` columns are the terms of the objective, `<list>_war` and `<list>_uar` the scores on a list. The best
+    epoch is that of the first validation list. Columns and values that are missing are left out.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     terms = dict.fromkeys(key for row in rows for key in row if key.startswith("loss_"))
     labelled_terms = {key: key.removeprefix("loss_") for key in terms}
     # With one term the total is that term times its weight: a second line would say nothing.
-    named_losses = TOTALS | (labelled_terms if len(terms) > 1 else {})
+    named_losses = TOTAL | (labelled_terms if len(terms) > 1 else {})
     for colour, (key, label) in zip(_colours(len(named_losses)), named_losses.items(), strict=True):
         _curve(losses, rows, key, label, colour, "--" if key in terms else "-")
-    for colour, (key, label) in zip(_colours(len(WAR_UAR)), WAR_UAR.items(), strict=True):
+    named_scores = {key: _score_label(key) for row in rows for key in row if key.endswith(("_war", "_uar"))}
+    for colour, (key, label) in zip(_colours(len(named_scores)), named_scores.items(), strict=True):
         _curve(scores, rows, key, label, colour)
-    _mark_best(scores, rows)
+    if chosen_on := next((key for key in named_scores if key.endswith("_war") and key != "train_war"), None):
+        _mark_best(scores, rows, chosen_on)
     _epoch_axes(losses, "loss")
     _epoch_axes(scores, "WAR and UAR in %")
     if scores.lines:
@@ -152,12 +154,17 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, fl
     return points
 
 
-def _mark_best(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    points = _points(rows, "val_war")
+def _score_label(key: str) -> str:
+    name, _, score = key.rpartition("_")
+    return f"{name} {score.upper()}"
+
+
+def _mark_best(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    points = _points(rows, key)
     if not points:
         return
     epoch, war = max(points, key=lambda point: point[1])
-    label = f"best val WAR {war:.2f}, epoch {epoch:.0f}"
+    label = f"best {_score_label(key)} {war:.2f}, epoch {epoch:.0f}"
     axes.plot([epoch], [war], "o", color=GREY, markerfacecolor="none", markersize=9, label=label)
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from ecstfl_cli.api import FaceCrop
 from ecstfl_cli.engine.preparation.face_crops import JOURNAL, TABLE
 from ecstfl_cli.engine.preparation.prepare import read_manifest_for
+from ecstfl_cli.extra_columns import read_extra_columns
 from ecstfl_cli.media.decode import read_image
 from ecstfl_cli.media.faces.cropping import crop_faces
 from ecstfl_cli.media.faces.finding import FaceFinder
@@ -189,6 +190,7 @@ def test_path_files_are_cropped_with_their_labels(cli, squares, tmp_path) -> Non
     for name in "abc":
         frame_folder(tmp_path / "clips" / name, [FACE] * 2)
     (tmp_path / "my_train.txt").write_text("clips/a 2 happy\nclips/b 2 sad\n")
+    (tmp_path / "my_train.extra.csv").write_text("path,subject\nclips/a,ann\nclips/b,bob\n")
     (tmp_path / "my_test.txt").write_text("clips/c 2 fear\n")
     flags = (*FLAGS, "--detector", squares, "--label-map", "dfew")
     result = cli("prepare", *flags, "my_train.txt", "my_test.txt", cwd=tmp_path)
@@ -197,6 +199,7 @@ def test_path_files_are_cropped_with_their_labels(cli, squares, tmp_path) -> Non
     lines = (out / "my_faces_train.txt").read_text().splitlines()
     assert lines == [f"{out}/my_faces/clips/a 2 0", f"{out}/my_faces/clips/b 2 1"]
     assert (out / "my_faces_test.txt").read_text().split()[-1] == "6"
+    assert read_extra_columns(out / "my_faces_train.txt").subjects == ["ann", "bob"]
 
 
 def test_bad_videos_are_told_one_line_each_and_the_others_are_cropped(cli, squares, tmp_path) -> None:

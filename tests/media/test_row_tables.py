@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ecstfl_cli.errors import EcstflError
-from ecstfl_cli.media.row_tables import OutputError, RowTable, convert_table, join_tables
+from ecstfl_cli.errors import EcstflError, OutputError
+from ecstfl_cli.media.row_tables import RowTable, convert_table, join_tables
 
 COLUMNS = ["source", "frame", "time", "face", "expression", "prob_happy"]
 

@@ -79,9 +79,19 @@ def test_curves_draw_every_column_there_is_and_do_without_the_others(tmp_path):
 
 def test_curves_are_the_same_from_the_rows_and_from_metrics_csv(tmp_path):
     plot_curves(rows(5), tmp_path / "a.png")
-    as_read = [{key: str(value) for key, value in row.items()} | {"val_loss": ""} for row in rows(5)]
+    as_read = [{key: str(value) for key, value in row.items()} for row in rows(5)]
     plot_curves(as_read, tmp_path / "b.png")
     assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+
+
+def test_named_validation_lists_have_the_curves_that_val_has(tmp_path):
+    named = [{key.replace("val_", "clean_"): value for key, value in row.items()} for row in rows(10)]
+    plot_curves(rows(10), tmp_path / "val.png")
+    plot_curves(named, tmp_path / "clean.png")
+    plot_curves([{k: v for k, v in row.items() if "val_" not in k} for row in rows(10)], tmp_path / "none.png")
+    for colour in (GREEN, VERMILION):
+        assert share(tmp_path / "clean.png", colour) == pytest.approx(share(tmp_path / "val.png", colour), rel=0.05)
+        assert share(tmp_path / "none.png", colour) < share(tmp_path / "val.png", colour)
 
 
 @pytest.mark.parametrize("bad", [None, "", float("nan"), float("inf"), "nan"])

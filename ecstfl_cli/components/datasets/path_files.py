@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-from ecstfl_cli import pathfile, registry
-from ecstfl_cli.api import PathRow, PreparedDataset, Reporter
+from ecstfl_cli import extra_columns, pathfile, registry
+from ecstfl_cli.api import PreparedDataset, Reporter
 from ecstfl_cli.errors import DataError, LabelMapError, RegistryError
 from ecstfl_cli.labels import LabelMap, canonical, label_map_from
 from ecstfl_cli.pathfile import UNKNOWN
@@ -21,9 +20,13 @@ _USUAL_MAPS = ("dfew", "affectnet8")
 class PathFilesDataset:
     """`train|val|test.csv|txt`, or names that end so (`Imgs_train.csv`), in the root, with paths relative to it.
 
-    The data set is named like its folder. Bare indices do not say whose they are: it has no label map then. Class names
-    are joined to a registered map that has them all: `dfew`, `affectnet8`, then shorter ones before longer ones.
+    The data set is named like its folder. Bare indices do not say whose they are: they are those of `label_map`, and
+    without one it has none. Class names are joined to a registered map that has them all: `dfew`, `affectnet8`, then
+    shorter ones before longer ones.
     """
+
+    def __init__(self, label_map: str = "") -> None:
+        self._label_map = label_map
 
     def recognise(self, root: Path) -> bool:
         """Whether the root holds such lists."""
@@ -44,9 +47,12 @@ class PathFilesDataset:
                 f"{root} holds several lists of one split: {', '.join(path.name for path in lists)}",
                 "Name the ones that belong together: `ecstfl prepare --data-root DIR FILES`.",
             )
-        name = _map_name(lists)
+        name = _map_name(lists) or self._label_map or None
         label_map = label_map_from(name) if name else None
-        splits = {split: _rows(paths[0], root, label_map) for split, paths in by_split.items()}
+        splits = {
+            split: extra_columns.read_rows(paths[0], root, label_map, require_labels=False)
+            for split, paths in by_split.items()
+        }
         modality = pathfile.modality_of(lists[0])
         return PreparedDataset(root.resolve().name or "data", modality, splits, name, source=str(root))
 
@@ -59,12 +65,6 @@ def _split(path: Path) -> str:
     match = _LIST.fullmatch(path.name)
     split = match.group(1).lower() if match else path.stem
     return "val" if split == "validation" else split
-
-
-def _rows(path: Path, root: Path, label_map: LabelMap | None) -> list[PathRow]:
-    read = pathfile.read(path, root=root, label_map=label_map, require_labels=False)
-    # A data root that is given relative to the current folder must not be put before these paths once more.
-    return [PathRow(os.path.abspath(row.location), row.label, row.n_frames) for row in read.rows]  # noqa: PTH100
 
 
 def _map_name(lists: Collection[Path]) -> str | None:

@@ -17,7 +17,8 @@ from ecstfl_cli.errors import CheckpointError, DeviceError
 def open_session(model: Path | bytes, device: str, threads: int | None) -> Any:
     """An inference session of a model file or its bytes.
 
-    `device`: `cpu`; `cuda` (or `cuda:1`), which needs the package onnxruntime-gpu; `auto` takes what is there.
+    `device`: `cpu`; `gpu` or `cuda` (or `cuda:1`), which need the package onnxruntime-gpu; `auto` (or `auto:1`) takes
+    such a GPU where it can.
     `threads` of one computation; None leaves it to ONNX Runtime, which takes all cores. Raises DeviceError where the
     device is not available, and CheckpointError where the model cannot be read.
     """
@@ -41,13 +42,15 @@ def _providers(device: str) -> list[Any]:
     import onnxruntime
 
     kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "gpu", "cuda") or not (index or "0").isdigit():
+        raise DeviceError(f"faces cannot be detected on {device!r}", "Allowed: auto, cpu, gpu, cuda, cuda:1 and so on.")
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if kind == "cuda" and not has_cuda:
+    if kind in ("gpu", "cuda") and not has_cuda:
         raise DeviceError(
-            "face detection on CUDA needs the package onnxruntime-gpu, and here is only the CPU's",
-            "Run `pip uninstall onnxruntime` and `pip install onnxruntime-gpu`, or detect on the CPU.",
+            "face detection on a GPU needs the package onnxruntime-gpu, and here is only the CPU's",
+            "Use --device cpu, or run `pip uninstall onnxruntime` and `pip install onnxruntime-gpu`.",
         )
-    if kind in ("cuda", "auto") and has_cuda:
+    if kind != "cpu" and has_cuda:
         return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
 

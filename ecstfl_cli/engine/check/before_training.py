@@ -110,5 +110,6 @@ def _tell_verdicts(files: Mapping[str, Sequence[str]], reporter: Reporter) -> No
         for line in reports.wrong_in(found):
             reporter.warn(f"`ecstfl prepare --check` said of {manifest_path.stem}: {line}")
     if unchecked:
-        names = shlex.join(unchecked)
-        reporter.note(f"not read in full yet: `ecstfl prepare --check {names}` says what is damaged, copied or leaked")
+        commands = " and ".join(f"`ecstfl prepare --check {shlex.quote(manifest)}`" for manifest in unchecked)
+        say = "says" if len(unchecked) == 1 else "say"
+        reporter.note(f"not read in full yet: {commands} {say} what is damaged, copied or leaked")

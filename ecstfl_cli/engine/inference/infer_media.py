@@ -28,9 +28,9 @@ from ecstfl_cli.engine.inference.source_summary import SourceSummary
 from ecstfl_cli.engine.inference.sources import ANNOTATED, Found, find_sources, read_list
 from ecstfl_cli.engine.inference.stop_signals import ends_on_interrupt, interrupted_on_termination
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.errors import DataError, EcstflError, listing
+from ecstfl_cli.errors import DataError, EcstflError, OutputError, listing
 from ecstfl_cli.labels import LabelMap
-from ecstfl_cli.media.row_tables import OutputError, convert_table, join_tables
+from ecstfl_cli.media.row_tables import convert_table, join_tables
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.engine.inference.results import columns
 from ecstfl_cli.engine.inference.source_summary import SourceSummary
 from ecstfl_cli.engine.inference.sources import UNFINISHED, Found, MediaSource
-from ecstfl_cli.errors import EcstflError, listing
+from ecstfl_cli.errors import EcstflError, OutputError, listing
 from ecstfl_cli.labels import LabelMap
-from ecstfl_cli.media.row_tables import OutputError
 
 VERSION = 1
 JOB = "job.json"

@@ -24,7 +24,7 @@ from ecstfl_cli.engine.inference.recogniser import AHEAD, Recogniser
 from ecstfl_cli.engine.inference.results import FaceResult, to_row
 from ecstfl_cli.engine.inference.source_summary import SourceSummary, Tally
 from ecstfl_cli.engine.inference.sources import ANNOTATED, MediaSource
-from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.errors import DataError, EcstflError, OutputError
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.annotate import annotate_image
 from ecstfl_cli.media.annotated_video import VIDEO_OUTPUTS, AnnotatedVideo
@@ -32,7 +32,7 @@ from ecstfl_cli.media.camera import camera_input
 from ecstfl_cli.media.frames import is_address
 from ecstfl_cli.media.moving import FOLDER_FPS, is_animated, read_moving
 from ecstfl_cli.media.prefetch import prefetched
-from ecstfl_cli.media.row_tables import OutputError, RowTable
+from ecstfl_cli.media.row_tables import RowTable
 from ecstfl_cli.media.video import VideoFrame, probe
 from ecstfl_cli.report.thumbnails import Thumbnail, ThumbnailKeeper
 

@@ -103,6 +103,8 @@ class Recogniser:
         for name, number in (("window", window), ("stride", stride), ("fps", 1.0 if fps is None else fps)):
             if not 0 < number < inf:
                 raise EcstflError(f"{name} is {number}", "It must be a number above 0.")
+        if faces not in (True, False, "auto"):
+            raise EcstflError(f"faces is {faces!r}", "It is True, False or 'auto'.")
         if min_score is not None and not 0 <= min_score <= 1:
             raise EcstflError(f"min_score is {min_score}", "It is from 0 to 1.")
         self.model: InferenceModel = open_model(
@@ -120,7 +122,10 @@ class Recogniser:
         self.batch_size = batch_size
         crop = self.model.input.face_crop or FaceCrop(size=self.model.input.size)
         self.crop = crop if min_score is None else replace(crop, min_score=min_score)
-        self._device, self._threads = device, threads
+        # Faces are looked for on the model's GPU where ONNX Runtime has it, too, and else on the CPU.
+        gpu = self.model.device
+        self._detector_device = "cpu" if gpu.type == "cpu" else f"auto:{gpu.index or 0}"
+        self._threads = threads
         self._finders: dict[Sequence[int], FaceFinder] = {}
 
     @property
@@ -311,7 +316,7 @@ class Recogniser:
 
     def _finder(self, sizes: Sequence[int]) -> FaceFinder:
         if sizes not in self._finders:
-            self._finders[sizes] = FaceFinder(self.crop, self._device, sizes=sizes, threads=self._threads)
+            self._finders[sizes] = FaceFinder(self.crop, self._detector_device, sizes=sizes, threads=self._threads)
         return self._finders[sizes]
 
     def _crops(self, pixels: Pixels, faces: Sequence[TrackedFace]) -> Pixels:

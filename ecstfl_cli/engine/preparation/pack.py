@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -150,35 +150,15 @@ def _refuse_foreign(manifest: dict[str, Any], name: str, folder: Path, rows: Ite
         )
 
 
-class _Row(NamedTuple):
-    path: str
-    label: int | None
-    n_frames: int | None
-    subject: str | None
-    soft_label: tuple[float, ...] | None
-
-    def listed(self) -> PathRow:
-        return PathRow(self.path, self.label, self.n_frames, self.subject, self.soft_label)
+def _moved(row: PathRow, folder: Path, id: str, counts: Mapping[str, int]) -> PathRow:
+    return replace(row, path=f"{folder}/{id}", n_frames=counts[id])
 
 
-def _moved(row: _Row, folder: Path, id: str, counts: Mapping[str, int]) -> _Row:
-    return row._replace(path=f"{folder}/{id}", n_frames=counts[id])
-
-
-def _rows(manifest: dict[str, Any]) -> dict[str, list[_Row]]:
+def _rows(manifest: dict[str, Any]) -> dict[str, list[PathRow]]:
     """The rows of each path file, with absolute paths."""
     labels = label_map_from(manifest["label_map"]) if manifest["label_map"] else None
-    found: dict[str, list[_Row]] = {}
-    for key, file in manifest["files"].items():
-        extra = extra_columns.read_extra_columns(file, labels)
-        found[key] = []
-        for row in pathfile.read(file, root=None, label_map=labels, require_labels=False).rows:
-            at = extra.row.get(row.path_as_written)
-            subject = extra.subjects[at] if extra.subjects and at is not None else None
-            votes = tuple(extra.soft_labels[at].tolist()) if extra.soft_labels is not None and at is not None else None
-            known = votes if votes and votes[0] == votes[0] else None
-            found[key].append(_Row(row.location, row.label, row.n_frames, subject or None, known))
-    return found
+    files = manifest["files"].items()
+    return {key: extra_columns.read_rows(Path(file), None, labels, require_labels=False) for key, file in files}
 
 
 def _ids(paths: Iterable[str], manifest: dict[str, Any]) -> dict[str, str]:
@@ -252,24 +232,23 @@ def _frames(path: Path, modality: Modality) -> Iterator[NDArray[np.uint8]]:
 
 
 def _path_files(
-    manifest: dict[str, Any], name: str, rows: dict[str, list[_Row]], packing: Packing, out: Path
+    manifest: dict[str, Any], name: str, rows: dict[str, list[PathRow]], packing: Packing, out: Path
 ) -> dict[str, Any]:
     labels = label_map_from(manifest["label_map"]) if manifest["label_map"] else None
     suffix = pathfile.SUFFIXES[manifest["modality"]]
     files = {key: out / f"{name}_{key}{suffix}" for key in rows}
-    listed = {key: [row.listed() for row in found] for key, found in rows.items()}
     origin = {key: value for key, value in manifest.items() if key not in _COMPUTED}
     told = {"size": packing.size, "resize": packing.fit, "codec": packing.codec, "quality": packing.quality}
     written = manifests.build(
         name,
         (manifest["label_map"], labels) if labels else None,
         {
-            key: Split(file, [(r.path, r.label) for r in listed[key]], extra_columns.sidecar_of(file, listed[key]))
+            key: Split(file, [(r.path, r.label) for r in rows[key]], extra_columns.sidecar_of(file, rows[key]))
             for key, file in files.items()
         },
         **{**origin, "pack": {"of": manifest["name"], **told, "folder": f"{name}{SUFFIX}"}},
     )
     with written_together(out, written) as folder:
         for key, file in files.items():
-            extra_columns.write(folder / file.name, listed[key], manifest["modality"], labels.names if labels else ())
+            extra_columns.write(folder / file.name, rows[key], manifest["modality"], labels.names if labels else ())
     return written

@@ -18,13 +18,15 @@ FALLBACKS = ("path_files", "class_folders")
 _CHILDREN = 20
 
 
-def choose(root: Path, wanted: str | None, options: Mapping[str, Any], reporter: Reporter) -> tuple[str, DatasetPlugin]:
-    """A plugin with its `options`, and its registered name.
+def choose(
+    root: Path, wanted: str | None, options: Mapping[str, Any], label_map: str | None, reporter: Reporter
+) -> tuple[str, DatasetPlugin]:
+    """A plugin with its `options`, and its registered name; one with an option `label_map` is given that, too.
 
     Raises DataError where nothing or more than one fits, or the plugin does not take the options.
     """
     if wanted:
-        return wanted, _instance(wanted, options)
+        return wanted, _instance(wanted, options, label_map)
     if not root.is_dir():
         unpack = "Unpack it first, and give the folder" if root.is_file() else "Give the folder"
         raise DataError(
@@ -37,7 +39,7 @@ def choose(root: Path, wanted: str | None, options: Mapping[str, Any], reporter:
         if len(fits) > 1:
             raise DataError(f"{root} fits several data sets: {', '.join(fits)}", "Choose one with --dataset NAME.")
         if fits:
-            return fits[0], _instance(fits[0], options)
+            return fits[0], _instance(fits[0], options, label_map)
     raise DataError(
         f"no data set is recognised in {root}; asked: {', '.join([*specific, *FALLBACKS])}",
         f"{_further_down(root, specific)}It may also hold its own path files, train, val and test, .csv or .txt; or "
@@ -78,7 +80,7 @@ def _further_down(root: Path, names: Sequence[str]) -> str:
     return ""
 
 
-def _instance(name: str, options: Mapping[str, Any]) -> DatasetPlugin:
+def _instance(name: str, options: Mapping[str, Any], label_map: str | None = None) -> DatasetPlugin:
     target = registry.load("datasets", name)
     known = options_of(target) if isinstance(target, type) else {}
     takes = f"Its options and defaults: {', '.join(f'{k}={v}' for k, v in known.items()) or 'none'}."
@@ -88,6 +90,8 @@ def _instance(name: str, options: Mapping[str, Any]) -> DatasetPlugin:
         if not isinstance(value, type(known[key])):
             kind = "a whole number" if isinstance(known[key], int) else "a word"
             raise DataError(f"option {key!r} of data set {name!r} takes {kind}, not {value!r}", takes)
+    if label_map and "label_map" in known:
+        options = {"label_map": label_map, **options}
     return target(**options) if isinstance(target, type) else target
 
 

@@ -73,7 +73,7 @@ def prepare_dataset(
     """
     if label_map:
         label_map_from(label_map)  # an unknown name is said before minutes of work
-    plugin_name, plugin = _chosen(root, dataset, options or {}, reporter)
+    plugin_name, plugin = _chosen(root, dataset, options or {}, label_map, reporter)
     found = _run(plugin, root, reporter)
     if not any(found.splits.values()):
         raise DataError(f"data set {plugin_name!r} found no samples in {root}")
@@ -118,12 +118,16 @@ def prepare_dataset(
 
 
 def _chosen(
-    root: Path, dataset: str | DatasetPlugin | None, options: Mapping[str, Any], reporter: Reporter
+    root: Path,
+    dataset: str | DatasetPlugin | None,
+    options: Mapping[str, Any],
+    label_map: str | None,
+    reporter: Reporter,
 ) -> tuple[str | None, DatasetPlugin]:
     """The data set with its registered name, which one that was made elsewhere has not."""
     if dataset is not None and not isinstance(dataset, str):
         return None, dataset
-    name, plugin = choose(root, dataset, options, reporter)
+    name, plugin = choose(root, dataset, options, label_map, reporter)
     reporter.note(f"reading data set {name} in {root}")
     return name, plugin
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ecstfl_cli import pathfile
+from ecstfl_cli import extra_columns, pathfile
 from ecstfl_cli.api import Modality, PathRow, PreparedDataset
 from ecstfl_cli.engine.data.manifest import read_manifest_for
 from ecstfl_cli.engine.preparation.face_clip import CropJob, Cropped, Kind
@@ -128,21 +128,17 @@ class ListedFiles:
         if any(name != names[0] for name in names):
             raise DataError("the path files have different label maps", "Crop those of one label map at a time.")
         label_map = names[0] if names and names[0] and len(names) == len(self._files) else self._label_map
-        lists = [
-            pathfile.read(file, root=root, label_map=label_map_from(label_map) if label_map else None)
-            for file in self._files
-        ]
-        if len({file.modality for file in lists}) > 1:
+        modalities = {pathfile.modality_of(file) for file in self._files}
+        if len(modalities) > 1:
             raise DataError("some of the files list images and some clips", "Crop one kind at a time.")
-        parts = [file.path.stem.split("_") for file in lists]
+        labels = label_map_from(label_map) if label_map else None
+        lists = [extra_columns.read_rows(file, root, labels, require_labels=True) for file in self._files]
+        parts = [file.stem.split("_") for file in self._files]
         # `dfew_fold1_train` and `dfew_fold1_test` are the splits `train` and `test` of `dfew_fold1`.
         shared = os.path.commonprefix(parts)[: min(map(len, parts)) - 1]  # noqa: RUF071 (of lists of words)
-        splits = {
-            "_".join(words[len(shared) :]): [PathRow(row.location, row.label, row.n_frames) for row in file.rows]
-            for words, file in zip(parts, lists, strict=True)
-        }
+        splits = {"_".join(words[len(shared) :]): rows for words, rows in zip(parts, lists, strict=True)}
         source = ", ".join(map(str, self._files))
-        return PreparedDataset("_".join(shared) or "lists", lists[0].modality, splits, label_map, source)
+        return PreparedDataset("_".join(shared) or "lists", modalities.pop(), splits, label_map, source)
 
 
 class BarePictures:

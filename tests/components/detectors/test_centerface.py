@@ -32,11 +32,38 @@ def test_images_of_two_sizes_in_a_batch_and_one_by_one_have_the_same_faces() -> 
         np.testing.assert_allclose([face.box for face in faces], [face.box for face in alone], rtol=1e-3, atol=1e-2)
 
 
-def test_cuda_without_its_runtime_is_an_error_that_names_the_package() -> None:
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu"])
+def test_a_gpu_without_its_runtime_is_an_error_that_names_the_package(device: str) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has it")
     with pytest.raises(DeviceError, match="onnxruntime-gpu"):
-        CenterFace(device="cuda")
+        CenterFace(device=device)
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:x", "mps"])
+def test_unknown_devices_are_refused(device: str) -> None:
+    with pytest.raises(DeviceError, match=f"cannot be detected on '{device}'.*\n.*Allowed: auto, cpu, gpu"):
+        CenterFace(device=device)
+
+
+@pytest.mark.parametrize(
+    ("available", "device", "providers"),
+    [
+        (["CUDAExecutionProvider"], "auto", [("CUDAExecutionProvider", {"device_id": 0}), "CPUExecutionProvider"]),
+        (["CUDAExecutionProvider"], "auto:1", [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]),
+        (["CUDAExecutionProvider"], "gpu", [("CUDAExecutionProvider", {"device_id": 0}), "CPUExecutionProvider"]),
+        (["CUDAExecutionProvider"], "cpu", ["CPUExecutionProvider"]),
+        ([], "auto:1", ["CPUExecutionProvider"]),
+    ],
+)
+def test_the_gpu_is_taken_where_it_is_wanted_and_there(
+    monkeypatch: pytest.MonkeyPatch, available: list[str], device: str, providers: list
+) -> None:
+    asked = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, providers: asked.append(providers))
+    CenterFace(device=device)
+    assert asked == [providers]
 
 
 def test_of_overlapping_boxes_the_best_stays() -> None:

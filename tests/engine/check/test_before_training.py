@@ -84,6 +84,18 @@ def test_shared_subjects_are_warned_of(tiny_images: Callable) -> None:
     assert warning.startswith("5 of 5 subjects of val are in the training list too, e.g. 0")
 
 
+def test_each_unchecked_manifest_has_a_command_of_its_own(cli: Callable, tiny_images: Callable, tmp_path: Path) -> None:
+    data, out = tiny_images(), tmp_path / "annotation"
+    for name in ("one", "two"):
+        assert (
+            cli("prepare", "--data-root", data.root, "--label-map", "dfew", "--name", name, "--out", out).exit_code == 0
+        )
+    (note,) = (n for n in said(out / "one_train.csv", out / "two_test.csv").notes if "not read in full" in n)
+    for name in ("one", "two"):
+        assert f"`ecstfl prepare --check {out}/{name}.json`" in note
+        assert cli("prepare", "--check", out / f"{name}.json").exit_code in (0, 2)
+
+
 def test_what_a_full_check_called_wrong_is_said_again_while_the_lists_stay_the_same(
     cli: Callable, tiny_images: Callable, tmp_path: Path
 ) -> None:

@@ -23,9 +23,8 @@ from ecstfl_cli.engine.inference.source_summary import Tally
 from ecstfl_cli.engine.inference.stop_signals import ends_on_interrupt
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.weights.checkpoint import load_native, save_checkpoint
-from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.errors import DataError, EcstflError, OutputError
 from ecstfl_cli.labels import label_map_from
-from ecstfl_cli.media.row_tables import OutputError
 from ecstfl_cli.media.video import VideoFrame, read_video
 from tests.drawn_faces import drawn_scene, write_frames
 from tests.looking import Look, picture, small_batch, table, video

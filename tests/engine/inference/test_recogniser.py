@@ -252,6 +252,8 @@ def test_results_are_a_table(recogniser: Callable) -> None:
         {"smoothing": float("nan")},
         {"stride": float("inf")},
         {"min_score": float("nan")},
+        {"faces": "perhaps"},
+        {"precision": "fp12"},
     ],
 )
 def test_wrong_settings_are_said(recogniser: Callable, wrong: dict) -> None:
