@@ -1,7 +1,7 @@
 """What plugin authors import: the contracts, as protocols and small dataclasses.
 
 Shape letters, the same everywhere: B batch, T frames, C channels, H height, W width, K classes,
-D features, V views. Importing this module imports neither torch nor numpy.
+D features. Importing this module imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = [
     "FrameSampling",
     "InputSpec",
     "LabelMap",
+    "Loss",
     "LossContext",
     "Modality",
     "ModelSpec",

@@ -12,7 +12,7 @@ import typer
 
 from ecstfl_cli import __version__
 from ecstfl_cli.cli import checkpoints, demo, export, finetune, infer, labels, plugins, prepare, recipes
-from ecstfl_cli.cli.console import err, is_main
+from ecstfl_cli.cli.console import err, escaped, is_main
 from ecstfl_cli.errors import EcstflError
 
 SECONDS_BEFORE_THE_OTHERS_SPEAK = 3.0
@@ -85,12 +85,6 @@ def _tell(error: EcstflError) -> None:
         # Most often all of several processes fail alike, and the launcher ends the others when the first one has said
         # it and gone. What only one of them knows is said a little later.
         time.sleep(SECONDS_BEFORE_THE_OTHERS_SPEAK)
-    err.print(f"[bold red]error:[/] {_escaped(error.message)}")
+    err.print(f"[bold red]error:[/] {escaped(error.message)}")
     if error.hint:
-        err.print(_escaped(error.hint))
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        err.print(escaped(error.hint))

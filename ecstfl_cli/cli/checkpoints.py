@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ecstfl_cli.cli import console
+from ecstfl_cli.cli.prepare import FaceAlign
 
 if TYPE_CHECKING:
     from ecstfl_cli.api import InputSpec, ModelSpec
@@ -82,7 +83,7 @@ def show(
 
 
 def download(
-    name: str = typer.Argument(help="A name of the catalogue, as `ecstfl checkpoints` lists it."),
+    name: str = typer.Argument(help="A name of the catalogue, as `ecstfl checkpoints` lists it, or yunet."),
     to: Path = typer.Option(FOLDER, "--to", help="Folder to put the file in."),
     url: str = typer.Option("", "--url", help="Fetch from this address instead of the catalogue's, e.g. a mirror."),
 ) -> None:
@@ -98,6 +99,7 @@ def download(
 
 
 def publish(
+    ctx: typer.Context,
     model: str = typer.Argument(help="A run folder or a checkpoint file."),
     files: list[Path] = typer.Argument(help="Path files with labels to calibrate and to measure on."),
     card: Path = typer.Option(..., "--card", help="YAML with name, summary, data, licence, use and limits."),
@@ -107,8 +109,8 @@ def publish(
         "--class-bias",
         help="Path file of other samples, as a rule the training list: a bias for each class is fitted on it.",
     ),
-    face_align: str = typer.Option(
-        None, "--face-align", help="eyes or box: how `infer` is to cut out faces, if the recipe does not say."
+    face_align: FaceAlign = typer.Option(
+        None, "--face-align", help="How `infer` is to cut out faces, if the recipe does not say."
     ),
     face_margin: float = typer.Option(0.1, "--face-margin", help="With --face-align: margin, as part of the side."),
     grey: bool = typer.Option(False, "--grey", help="It was trained on grey pictures: have it see colours as grey."),
@@ -127,15 +129,15 @@ def publish(
     from ecstfl_cli.engine.publishing.publish import publish as run_publish
     from ecstfl_cli.labels import label_map_from
 
-    if face_align not in (None, "eyes", "box"):
-        raise typer.BadParameter("is eyes or box", param_hint="--face-align")
+    if face_align is None:
+        console.refuse(ctx, "a model without --face-align", "face_margin")
     done = run_publish(
         model,
         files,
         card=card,
         out=out,
         bias_files=class_bias or (),
-        face_crop=FaceCrop(align=face_align, margin=face_margin) if face_align else None,  # type: ignore[arg-type]
+        face_crop=FaceCrop(align=face_align.value, margin=face_margin) if face_align else None,
         grey=grey,
         half=half,
         label_map=label_map_from(label_map) if label_map else None,
@@ -279,17 +281,13 @@ def _short(value: Any) -> str:
 
 
 def _print_list(rows: list[dict[str, Any]]) -> None:
-    """Columns as wide as they need to be, so that nothing is cut where the output is piped."""
     header = ("name", "state", "backbone", "data", "loss", "WAR", "where")
     table = [header]
     for row in rows:
         loss = f"{row['loss']}, gamma {row['gamma']:g}" if row["gamma"] else row["loss"]
         war = "-" if row["war"] is None else f"{row['war']:.2f}"
         table.append((row["name"], row["state"], row["backbone"], row["data"], loss, war, row["file"] or row["where"]))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for i, cells in enumerate(table):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-        console.out.print(line, markup=False, style="bold" if i == 0 else STYLES.get(rows[i - 1]["state"]))
+    console.print_columns(table, [STYLES.get(row["state"]) for row in rows])
     for licence in dict.fromkeys(row["licence"] for row in rows):
         names = ", ".join(row["name"] for row in rows if row["licence"] == licence)
         console.out.print(f"\nlicence of {names}:\n  {licence}", markup=False)

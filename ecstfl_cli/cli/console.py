@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console
 
 from ecstfl_cli.engine.reporter import Advance, Reporter
+from ecstfl_cli.errors import EcstflError
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -94,3 +96,40 @@ def print_json(value: Any) -> None:
     import json
 
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def refuse(ctx: typer.Context, what: str, *names: str, panels: Sequence[str] = (), but: Sequence[str] = ()) -> None:
+    """Raise EcstflError where options of these names, or of these panels of the help, stand on the command line."""
+    unfit = [
+        option.opts[0]
+        for option in ctx.command.params
+        if (option.name in names or getattr(option, "rich_help_panel", None) in panels)
+        and option.name not in but
+        and (source := ctx.get_parameter_source(option.name or ""))
+        and source.name == "COMMANDLINE"
+    ]
+    if unfit:
+        raise EcstflError(f"{', '.join(unfit)}: not for {what}", f"Leave it out; see `{ctx.command_path} --help`.")
+
+
+def print_columns(
+    rows: Sequence[Sequence[str]], styles: Sequence[str | None] = (), numeric: Sequence[int] = ()
+) -> None:
+    """Columns as wide as they need to be, so that nothing is cut where the output is piped; the first row is bold.
+
+    `styles` are those of the other rows. Columns of the indices `numeric` are flush right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row, style in zip(rows, ["bold", *(styles or [None] * (len(rows) - 1))], strict=True):
+        cells = [
+            cell.rjust(width) if i in numeric else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        out.print("  ".join(cells).rstrip(), markup=False, style=style)
+
+
+def escaped(text: str) -> str:
+    """Text in which rich sees no markup."""
+    from rich.markup import escape
+
+    return escape(text)

@@ -213,7 +213,9 @@ def infer(
     wanted: ModelModality | None = modality.value if modality else None
     if camera is None and resume is None and merge is None and are_path_files(inputs or ()):
         # --no-faces is what path files are.
-        _refuse(ctx, "path files", "annotate", "report", "shard", panels=[LOOKING], but=() if faces else ("faces",))
+        console.refuse(
+            ctx, "path files", "annotate", "report", "shard", panels=[LOOKING], but=() if faces else ("faces",)
+        )
         from ecstfl_cli.engine.inference.infer import infer as run_infer
 
         evaluated = run_infer(
@@ -238,12 +240,14 @@ def infer(
         console.print_json(evaluated.to_dict()) if as_json else print_result(evaluated)
         return
     if merge:
-        _refuse(ctx, "--merge", "out", "annotate", "report", panels=[MODEL, LOOKING, LISTS, JOB], but=("merge",))
+        console.refuse(ctx, "--merge", "out", "annotate", "report", panels=[MODEL, LOOKING, LISTS, JOB], but=("merge",))
         if inputs:
             raise EcstflError(f"{inputs[0]}: not with --merge", "The parts are those of the folder; name nothing else.")
+    if null and "-" not in (inputs or ()):
+        console.refuse(ctx, "inputs without a list on standard input, -", "null")
     if resume:
-        _refuse(ctx, "--resume, which goes on in its folder", "out")
-    _refuse(ctx, "videos and images", panels=[LISTS])
+        console.refuse(ctx, "--resume, which goes on in its folder", "out")
+    console.refuse(ctx, "videos and images", panels=[LISTS])
     if fps is not None and every != 1:
         raise typer.BadParameter("--every and --fps both thin frames; give one of them")
     from ecstfl_cli.engine.inference.infer_media import Compute, MediaSettings
@@ -269,20 +273,6 @@ def infer(
     )
     compute = Compute(device.value, precision.value, batch_size or 32, workers, backbone, outputs_of)
     _look(settings, compute, wanted, out, resume, merge, shard, null)
-
-
-def _refuse(ctx: typer.Context, what: str, *names: str, panels: Sequence[str] = (), but: Sequence[str] = ()) -> None:
-    """Raise EcstflError where options of these names, or of these panels of the help, stand on the command line."""
-    unfit = [
-        option.opts[0]
-        for option in ctx.command.params
-        if (option.name in names or getattr(option, "rich_help_panel", None) in panels)
-        and option.name not in but
-        and (source := ctx.get_parameter_source(option.name or ""))
-        and source.name == "COMMANDLINE"
-    ]
-    if unfit:
-        raise EcstflError(f"{', '.join(unfit)}: not for {what}", "Leave it out; see `ecstfl infer --help`.")
 
 
 def _look(
@@ -355,13 +345,13 @@ def _print_predictions(result: InferResult) -> None:
     names, predictions = result.model.labels.names, result.predictions
     labelled = predictions.has_labels
     rows = [("path", "predicted", "probability", *(["label"] if labelled else []))]
-    styles: list[str | None] = ["bold"]
+    styles: list[str | None] = []
     shown = list(zip(predictions.clip_ids, predictions.target.tolist(), predictions.predicted.tolist(), strict=True))
     for i, (clip_id, target, predicted) in enumerate(shown[:ROWS_SHOWN]):
         label = ["" if target < 0 else names[target]] if labelled else []
         rows.append((_shortened(clip_id), names[predicted], f"{predictions.probs[i, predicted]:.3f}", *label))
         styles.append("red" if 0 <= target != predicted else None)
-    _print_columns(rows, styles, numeric=(2,))
+    console.print_columns(rows, styles, numeric=(2,))
     if len(shown) > ROWS_SHOWN:
         console.out.print(f"… and {len(shown) - ROWS_SHOWN} more, in {result.out / 'predictions.csv'}", markup=False)
 
@@ -378,18 +368,7 @@ def _print_classes(result: InferResult) -> None:
             recall = metrics.recall[i]
             row = (*row, str(metrics.support[i]), "-" if recall is None else f"{recall:.2f}")
         rows.append(row)
-    _print_columns(rows, ["bold", *[None] * len(names)], numeric=(1, 2, 3, 4))
-
-
-def _print_columns(rows: Sequence[Sequence[str]], styles: Sequence[str | None], numeric: Sequence[int]) -> None:
-    """Columns as wide as they need to be, so that nothing is cut where the output is piped."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, style in zip(rows, styles, strict=True):
-        cells = [
-            cell.rjust(width) if i in numeric else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        console.out.print("  ".join(cells).rstrip(), markup=False, style=style)
+    console.print_columns(rows, numeric=(1, 2, 3, 4))
 
 
 def _shortened(path: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -36,7 +35,7 @@ def labels(context: typer.Context, as_json: bool = AsJson) -> None:
     for row in rows:
         classes = row["classes"]
         table.append((row["name"], str(len(classes) or "-"), " ".join(classes), row["source"] or row["problem"]))
-    _print_columns(table)
+    console.print_columns(table)
 
 
 @group.command()
@@ -55,7 +54,7 @@ def show(
     console.out.print(f"source: {found.source or 'not named'}\n", markup=False)
     rows = [("index", "class", "also read as")]
     rows += [(str(i), n, ", ".join(spellings(found, n))) for i, n in enumerate(found.names)]
-    _print_columns(rows)
+    console.print_columns(rows)
 
 
 @group.command()
@@ -117,7 +116,7 @@ def _print_join(data: str, model: str, joined: Join) -> None:
     rows = [(data, "", model)]
     for i, (name, to) in enumerate(zip(joined.source.names, joined.indices, strict=True)):
         rows.append((f"{i} {name}", "->", "none" if to is None else f"{to} {names[to]}"))
-    _print_columns(rows)
+    console.print_columns(rows)
     console.out.print()
     for line in _meaning(data, model, joined):
         console.out.print(line, markup=False)
@@ -140,17 +139,9 @@ def _meaning(data: str, model: str, joined: Join) -> list[str]:
             f"{data} has no samples of {', '.join(joined.unused)}: a model of {model} cannot learn them from it; in a "
             "test UAR averages over the other classes, and a prediction of one of these counts as an error."
         )
-    moved = sum(to != i for i, to in enumerate(joined.indices))
+    moved = sum(to is not None and to != i for i, to in enumerate(joined.indices))
     if moved:
         lines.append(f"The indices differ for {moved} of {len(joined.indices)} classes: labels are joined by name.")
     else:
         lines.append("The indices are the same.")
     return lines
-
-
-def _print_columns(rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as they need to be, so that nothing is cut where the output is piped."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for i, row in enumerate(rows):
-        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        console.out.print(text, markup=False, style="bold" if i == 0 else None)

@@ -47,7 +47,4 @@ def _print_table(states: list[ComponentState]) -> None:
         rows.append(
             (s.group or "-", name, s.distribution, s.version, f"{s.state}: {s.reason}" if s.reason else s.state)
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for i, row in enumerate(rows):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        console.out.print(line, markup=False, style="bold" if i == 0 else STYLES.get(states[i - 1].state))
+    console.print_columns(rows, [STYLES.get(s.state) for s in states])

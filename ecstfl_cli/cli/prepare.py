@@ -40,6 +40,8 @@ class FaceAlign(str, Enum):
     EYES = "eyes"
 
 
+# Panels of the help, of options that mean something together.
+CHECKING, CROPPING, PACKING = "Checking", "Faces", "Packing"
 # What fits into a terminal of 80 columns.
 _SPLITS_ACROSS, _CLASSES_ACROSS = 4, 8
 
@@ -50,6 +52,7 @@ def register(app: typer.Typer) -> None:
 
 
 def prepare(
+    ctx: typer.Context,
     files: list[Path] = typer.Argument(
         None,
         metavar="FILES",
@@ -80,39 +83,70 @@ def prepare(
         False, "--skip-bad", help="Leave rows that are not on disk out, into a rejects file, and exit with 0."
     ),
     check: bool = typer.Option(
-        False, "--check", help="Read all of the data and give a verdict; without --data-root of what is there already."
+        False,
+        "--check",
+        rich_help_panel=CHECKING,
+        help="Read all of the data and give a verdict; without --data-root of what is there already.",
     ),
     check_faces: int = typer.Option(
-        200, "--check-faces", min=0, help="On how many frames --check looks for a face; 0 looks for none."
+        200,
+        "--check-faces",
+        min=0,
+        rich_help_panel=CHECKING,
+        help="On how many frames --check looks for a face; 0 looks for none.",
     ),
     faces: bool = typer.Option(
         False,
         "--faces",
+        rich_help_panel=CROPPING,
         help="Crop the main face of every sample, and list the crops. FILES may then also be videos, images and "
         "folders of them, without --data-root.",
     ),
-    detector: str = typer.Option("centerface", "--detector", help="What finds faces; `ecstfl plugins` lists them."),
-    min_score: float = typer.Option(0.5, "--min-score", min=0, max=1, help="Faces scoring less are left out."),
-    align: FaceAlign = typer.Option(
-        FaceAlign.BOX, "--align", help="Crops upright about the box, or turned and sized so that the eyes fit."
+    detector: str = typer.Option(
+        "centerface", "--detector", rich_help_panel=CROPPING, help="What finds faces; `ecstfl plugins` lists them."
     ),
-    margin: float = typer.Option(0.1, "--margin", min=-0.4, max=2, help="Added on each side, of the square's side."),
-    size: int = typer.Option(224, "--size", min=16, max=4096, help="Height and width of the crops in pixels."),
-    faces_out: Path = typer.Option(None, "--faces-out", help="Folder for the crops, instead of one in --out."),
-    workers: int = typer.Option(None, "--workers", min=1, help="Processes that crop, instead of one a core."),
-    device: str = typer.Option("auto", "--device", help="What the detector runs on: auto, cpu, gpu, cuda, cuda:1."),
+    min_score: float = typer.Option(
+        0.5, "--min-score", min=0, max=1, rich_help_panel=CROPPING, help="Faces scoring less are left out."
+    ),
+    align: FaceAlign = typer.Option(
+        FaceAlign.BOX,
+        "--align",
+        rich_help_panel=CROPPING,
+        help="Crops upright about the box, or turned and sized so that the eyes fit.",
+    ),
+    margin: float = typer.Option(
+        0.1, "--margin", min=-0.4, max=2, rich_help_panel=CROPPING, help="Added on each side, of the square's side."
+    ),
+    size: int = typer.Option(
+        224, "--size", min=16, max=4096, rich_help_panel=CROPPING, help="Height and width of the crops in pixels."
+    ),
+    faces_out: Path = typer.Option(
+        None, "--faces-out", rich_help_panel=CROPPING, help="Folder for the crops, instead of one in --out."
+    ),
+    workers: int = typer.Option(None, "--workers", min=1, help="Processes that crop or pack, instead of one a core."),
+    device: str = typer.Option(
+        "auto", "--device", rich_help_panel=CROPPING, help="What the detector runs on: auto, cpu, gpu, cuda, cuda:1."
+    ),
     pack: int = typer.Option(
         None,
         "--pack",
+        rich_help_panel=PACKING,
         metavar="SIZE",
         min=8,
         max=4096,
         help="Pack what was prepared, or the manifest named by FILES, into a few large files of frames of this size.",
     ),
-    pack_codec: PackCodec = typer.Option(PackCodec.JPEG, "--pack-codec", help="png and raw are lossless."),
-    pack_quality: int = typer.Option(95, "--pack-quality", min=1, max=100, help="Quality of packed JPEGs."),
+    pack_codec: PackCodec = typer.Option(
+        PackCodec.JPEG, "--pack-codec", rich_help_panel=PACKING, help="png and raw are lossless."
+    ),
+    pack_quality: int = typer.Option(
+        95, "--pack-quality", min=1, max=100, rich_help_panel=PACKING, help="Quality of packed JPEGs."
+    ),
     pack_resize: PackResize = typer.Option(
-        PackResize.SHORT, "--pack-resize", help="SIZE is the shorter side, never enlarged, or that of both sides."
+        PackResize.SHORT,
+        "--pack-resize",
+        rich_help_panel=PACKING,
+        help="SIZE is the shorter side, never enlarged, or that of both sides.",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
@@ -134,6 +168,7 @@ def prepare(
     from ecstfl_cli.engine.preparation.plugin_choice import parse_options
     from ecstfl_cli.engine.preparation.prepare import prepare_dataset, reroot_files
 
+    _refuse_what_does_nothing(ctx, check, faces, pack is not None, data_root is not None)
     reporter = console.TerminalReporter()
     packing = (pack, pack_codec.value, pack_quality, pack_resize.value) if pack else None
     if packing and data_root is None and not faces:
@@ -183,6 +218,20 @@ def prepare(
         console.print_json(_plain(done, out) | parts)
     _report_problems(done, skip_bad, reporter)
     raise typer.Exit(report is not None and report["verdict"] == "wrong")
+
+
+def _refuse_what_does_nothing(ctx: typer.Context, check: bool, faces: bool, pack: bool, has_root: bool) -> None:
+    if not check:
+        console.refuse(ctx, "a run without --check", panels=[CHECKING])
+    if not faces:
+        console.refuse(ctx, "a run without --faces", panels=[CROPPING])
+    if not pack:
+        console.refuse(ctx, "a run without --pack", panels=[PACKING])
+    if not (faces or pack):
+        console.refuse(ctx, "a run without --faces or --pack", "workers")
+    if (pack or check) and not (has_root or faces):
+        mode = "--pack" if pack else "--check"
+        console.refuse(ctx, f"{mode} without --data-root", "dataset", "option", "name", "images", "skip_bad")
 
 
 def _named_samples(files: list[Path], label_map: str | None, data_root: Path | None) -> tuple[Any, Path]:
@@ -338,10 +387,7 @@ def _print_rerooted(done: Prepared) -> None:
         first, *more = found.prefix_note.split("\n")
         rows.append((str(found.table.path), f"{found.total}", f"{found.resolved}", str(file.written_to), first))
         rows += [("", "", "", "", prefix) for prefix in more]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for i, row in enumerate(rows):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        console.out.print(line, markup=False, style="bold" if i == 0 else None)
+    console.print_columns(rows)
 
 
 def _counts_table(manifest: dict[str, Any]) -> Table:
@@ -357,23 +403,19 @@ def _counts_table(manifest: dict[str, Any]) -> Table:
     if len(counts) <= _SPLITS_ACROSS:
         table = Table("class", title=title, title_justify="left")
         for split in counts:
-            table.add_column(_escaped(split), justify="right")
+            table.add_column(console.escaped(split), justify="right")
         for i, name in enumerate(classes):
             cells = [str(split.get(name, 0)) for split in counts.values()]
-            table.add_row(_escaped(name), *cells, end_section=i == len(classes) - 1)
+            table.add_row(console.escaped(name), *cells, end_section=i == len(classes) - 1)
         table.add_row("all", *(str(manifest["samples"][split]) for split in counts))
         return table
     table = Table("split", title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     # More classes than fit beside each other are in the manifest.
     shown = classes if len(classes) <= _CLASSES_ACROSS else []
     for name in [*shown, "all"]:
-        table.add_column(_escaped(name), justify="right")
+        table.add_column(console.escaped(name), justify="right")
     for split, found in counts.items():
-        table.add_row(_escaped(split), *(str(found.get(name, 0)) for name in [*shown]), str(manifest["samples"][split]))
+        table.add_row(
+            console.escaped(split), *(str(found.get(name, 0)) for name in [*shown]), str(manifest["samples"][split])
+        )
     return table
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -135,7 +135,4 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         losses = ", ".join(loss if weight == 1 else f"{weight:g} {loss}" for loss, weight in row["losses"].items())
         first = row["name"], row["modality"] or "-", row["backbone"] or "-"
         lines.append((*first, losses or "-", row["description"], row["file"]))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for i, line in enumerate(lines):
-        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        console.out.print(text, markup=False, style="bold" if i == 0 else None)
+    console.print_columns(lines)

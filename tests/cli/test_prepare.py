@@ -413,3 +413,21 @@ def test_a_data_root_may_be_relative_to_the_current_folder(cli, tiny_images, tmp
     assert result.exit_code == 0, result.stderr
     lines = (tmp_path / "annotation" / f"{data.root.name}_train.csv").read_text(encoding="utf-8").splitlines()
     assert all(Path(line.split(",")[0]).is_file() for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--data-root", ".", "--size", "96"], "--size: not for a run without --faces"),
+        (["--data-root", ".", "--check-faces", "3"], "--check-faces: not for a run without --check"),
+        (["--data-root", ".", "--pack-codec", "png"], "--pack-codec: not for a run without --pack"),
+        (["--data-root", ".", "--workers", "2"], "--workers: not for a run without --faces or --pack"),
+        (["--check", "a.csv", "--name", "b"], "--name: not for --check without --data-root"),
+        (["--pack", "64", "--skip-bad"], "--skip-bad: not for --pack without --data-root"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(cli, tmp_path, words, told) -> None:
+    result = cli("prepare", *words, cwd=tmp_path)
+    assert result.exit_code == 1
+    assert told in result.stderr
+    assert not list(tmp_path.iterdir())

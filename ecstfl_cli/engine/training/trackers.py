@@ -74,7 +74,7 @@ class Trackers:
         self._reporter = reporter
 
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
-        """A point for each curve, at optimiser step `step`."""
+        """A point for each curve, at epoch `step`."""
         self._each(lambda tracker: tracker.log_scalars(values, step))
 
     def log_image(self, name: str, png: Path, step: int) -> None:
@@ -104,7 +104,7 @@ def open_trackers(
     """Open `names` (tensorboard, wandb, mlflow) for the run in `folder`; no names give trackers that do nothing.
 
     To be called on the main process only, before training. A folder that was tracked before continues the same runs:
-    `step` is the optimiser step the training continues from, and TensorBoard forgets what came after it. `config` is
+    `step` is the epoch that training continues from, and TensorBoard forgets what came after it. `config` is
     the resolved recipe, shown with the run.
 
     Raises: EcstflError where a library is not installed, a server does not answer or a login is missing.
