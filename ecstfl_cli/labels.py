@@ -138,6 +138,10 @@ class Join:
                 found.setdefault(self.target.names[index], []).append(name)
         return {name: members for name, members in found.items() if len(members) > 1}
 
+    def matrix(self) -> list[list[float]]:
+        """(K_source, K_target): each row has a 1 for what its class becomes, or none."""
+        return [[float(index == column) for column in range(len(self.target))] for index in self.indices]
+
     def complete(self) -> list[int]:
         """The indices. Raises LabelMapError, with both lists side by side, where a class has no counterpart."""
         if self.missing:

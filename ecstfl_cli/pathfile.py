@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ecstfl_cli.api import Modality, PathRow
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.errors import DataError, LabelMapError, listing
+from ecstfl_cli.files import complete_file
 from ecstfl_cli.labels import INDEX, LabelMap
 
 SUFFIXES: dict[Modality, str] = {"img": ".csv", "video": ".txt"}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ecstfl_cli.atomic import complete_file
+from ecstfl_cli.files import complete_file
 from ecstfl_cli.palette import expression_colours, rgb, text_on
 
 # Bars of this many classes at most; with more classes the likeliest are shown.

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.errors import DataError, EcstflError, suggest
+from ecstfl_cli.files import complete_file
 from ecstfl_cli.media.annotate import AnnotatedFace, Annotator
 from ecstfl_cli.media.video import probe, read_video
 

@@ -8,7 +8,6 @@ or uint8 RGB). pyarrow opens them as they are. A path file names a sample as `NA
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import json
 import os
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ecstfl_cli.errors import DataError
+from ecstfl_cli.files import sha256
 from ecstfl_cli.media.decode import decode_image
 
 try:
@@ -115,9 +115,9 @@ class PackWriter:
         self.close()
         shards = []
         for path in self._shards:
-            sha256 = _sha256(path)
-            named = path.rename(path.with_stem(f"{path.stem}-{sha256[:12]}"))
-            shards.append({"file": named.name, "bytes": named.stat().st_size, "sha256": sha256})
+            digest = sha256(path)
+            named = path.rename(path.with_stem(f"{path.stem}-{digest[:12]}"))
+            shards.append({"file": named.name, "bytes": named.stat().st_size, "sha256": digest})
         index = {**self._head, "shards": shards, "clips": self._clips}
         (self._folder / INDEX).write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
         return {id: place[3] for id, place in self._clips.items()}
@@ -207,7 +207,7 @@ class Pack:
         """Compare every shard with its SHA-256. Raises DataError for the first that differs."""
         for number, told in enumerate(self.index["shards"]):
             self._reader(number)
-            if _sha256(self.folder / told["file"]) != told["sha256"]:
+            if sha256(self.folder / told["file"]) != told["sha256"]:
                 raise self._damaged(number, "its SHA-256 is another")
 
     @functools.cached_property
@@ -238,11 +238,3 @@ def safe_id(path: str) -> str:
     if id.startswith("/") or ".." in PurePosixPath(id).parts:
         raise DataError(f"{path} leads out of the data root, and cannot be packed under that name")
     return id
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()

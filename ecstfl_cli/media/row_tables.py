@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.errors import EcstflError, OutputError, suggest
+from ecstfl_cli.files import complete_file
 
 Row = Mapping[str, Any]
 # Bytes of csv that are converted at a time, some 60,000 rows: a row group of the parquet file.

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.errors import EcstflError, suggest
+from ecstfl_cli.files import complete_file
 
 DECIMALS = 6
 

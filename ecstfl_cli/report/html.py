@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ecstfl_cli import __version__
-from ecstfl_cli.atomic import complete_file
+from ecstfl_cli.files import complete_file
 from ecstfl_cli.media.frames import is_address
 from ecstfl_cli.report.markup import (
     Classes,

@@ -20,9 +20,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.components.calibration import Reliability
 from ecstfl_cli.components.metrics import evaluate
+from ecstfl_cli.files import complete_file
 from ecstfl_cli.palette import OKABE_ITO as PALETTE
 
 DPI = 150

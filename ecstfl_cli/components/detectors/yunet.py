@@ -5,7 +5,6 @@ Its weights are not part of ecstfl: `ecstfl checkpoints download yunet` fetches 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ecstfl_cli import files
 from ecstfl_cli.api import Face
 from ecstfl_cli.components.detectors.onnx_detector import in_batches, open_session, to_faces
 from ecstfl_cli.errors import CheckpointError
@@ -115,7 +115,7 @@ def _checked(path: Path, sha256: str | None) -> Path:
             "Fetch them where there is a network: `ecstfl checkpoints download yunet`. The detector centerface needs "
             "none.",
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = files.sha256(path)
     if sha256 and digest != sha256:
         raise CheckpointError(
             f"{path} has SHA-256 {digest}, where {sha256} is that of the released file",

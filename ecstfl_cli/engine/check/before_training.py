@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ecstfl_cli.engine.check import report as reports
-from ecstfl_cli.engine.check.report import file_digest
 from ecstfl_cli.engine.data.manifest import read_manifest_for
 from ecstfl_cli.engine.data.samples import Sample
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, listing
 from ecstfl_cli.extra_columns import read_extra_columns
+from ecstfl_cli.files import sha256
 
 Lists = Mapping[str, Sequence[Sample]]
 
@@ -104,7 +104,7 @@ def _tell_verdicts(files: Mapping[str, Sequence[str]], reporter: Reporter) -> No
     unchecked = []
     for manifest_path, listed in lists.items():
         found = reports.read(manifest_path.with_name(f"{manifest_path.stem}_check.json"))
-        if found is None or any(found["sha256"].get(str(file.resolve())) != file_digest(file) for file in listed):
+        if found is None or any(found["sha256"].get(str(file.resolve())) != sha256(file) for file in listed):
             unchecked.append(str(manifest_path))
             continue
         for line in reports.wrong_in(found):

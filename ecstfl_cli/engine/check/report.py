@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -79,11 +78,6 @@ def read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and found.get("format") == FORMAT else None
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a path file: a report is about the list as it was."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def wrong_in(report: dict[str, Any]) -> Iterable[str]:

@@ -10,9 +10,10 @@ from ecstfl_cli.engine.check import duplicates, files, labels
 from ecstfl_cli.engine.check.face_sample import check_faces
 from ecstfl_cli.engine.check.findings import Finding
 from ecstfl_cli.engine.check.reading import Readings, read_all
-from ecstfl_cli.engine.check.report import CheckReport, file_digest, require_writable
+from ecstfl_cli.engine.check.report import CheckReport, require_writable
 from ecstfl_cli.engine.check.target import CheckTarget, find_target
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.files import sha256
 
 # Frames that a face is looked for on, unless another number is asked for.
 FACES = 200
@@ -66,7 +67,7 @@ def _facts(target: CheckTarget, readings: Readings) -> dict[str, Any]:
         "label_map": target.label_map.name if target.label_map else None,
         "num_frames": target.num_frames if target.modality == "video" else 1,
         "files": {split.name: [str(file) for file in split.files] for split in target.splits},
-        "sha256": {str(file.resolve()): file_digest(file) for split in target.splits for file in split.files},
+        "sha256": {str(file.resolve()): sha256(file) for split in target.splits for file in split.files},
         "samples": len(target.locations),
         "frames": int(readings.frames().sum()),
         "frames_read": readings.n_read,

@@ -125,10 +125,6 @@ def _with_extra(samples: Sequence[Sample], extra: ExtraColumns, joined: Join) ->
 
 def _shares(soft_labels: np.ndarray, joined: Join) -> list[tuple[float, ...] | None]:
     """Rows (N, K_source) over the target's classes, as sums to 1; None where no class of the target has a vote."""
-    to_target = np.zeros((len(joined.source), len(joined.target)))
-    for i, index in enumerate(joined.indices):
-        if index is not None:
-            to_target[i, index] = 1
-    votes = np.nan_to_num(soft_labels.astype(np.float64)) @ to_target
+    votes = np.nan_to_num(soft_labels.astype(np.float64)) @ joined.matrix()
     total = votes.sum(axis=1)
     return [tuple((row / n).tolist()) if n > 0 else None for row, n in zip(votes, total, strict=True)]

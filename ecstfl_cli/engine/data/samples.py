@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecstfl_cli import pathfile
 from ecstfl_cli.api import Modality
@@ -65,6 +66,12 @@ class Found(NamedTuple):
     problem: str
     missing: bool = False
     digest: bytes = b""
+
+
+def class_shares(samples: Sequence[Sample], num_classes: int) -> NDArray[np.float64]:
+    """(N, K): the soft label of each sample, or where it has none all for its label."""
+    hard = np.eye(num_classes)
+    return np.array([sample.soft_label or hard[sample.label] for sample in samples]).reshape(-1, num_classes)
 
 
 def load_samples(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ecstfl_cli.api import Modality
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.components.metrics import Metrics
 from ecstfl_cli.engine.data.loader import EvaluationOrder, evaluation_loader, shut_down
 from ecstfl_cli.engine.data.samples import KIND, Sample
@@ -21,6 +20,7 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import loader_workers
 from ecstfl_cli.engine.weights.model_source import InferenceModel, default_model, open_model
 from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.files import complete_file
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.sinks import prediction_rows, write_predictions
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import hashlib
 import json
 import math
 import os
@@ -18,7 +17,6 @@ import torch
 from filelock import FileLock
 
 from ecstfl_cli.api import Modality
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.engine.inference.infer import model_summary, require_modality, result_folder
 from ecstfl_cli.engine.inference.media_job import UNFINISHED, Job, MediaSettings, Shard, is_unfinished
 from ecstfl_cli.engine.inference.media_pool import look_at_units, media_workers
@@ -29,6 +27,7 @@ from ecstfl_cli.engine.inference.sources import ANNOTATED, Found, find_sources, 
 from ecstfl_cli.engine.inference.stop_signals import ends_on_interrupt, interrupted_on_termination
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError, OutputError, listing
+from ecstfl_cli.files import complete_file, sha256
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.row_tables import convert_table, join_tables
 
@@ -242,11 +241,7 @@ def _digest(source: str) -> str:
     path = Path(source)
     if not path.is_file():
         return source
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:12]
+    return sha256(path)[:12]
 
 
 def _resumed(there: MediaSettings, asked: MediaSettings, out: Path) -> MediaSettings:

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.engine.inference.results import columns
 from ecstfl_cli.engine.inference.source_summary import SourceSummary
 from ecstfl_cli.engine.inference.sources import UNFINISHED, Found, MediaSource
 from ecstfl_cli.errors import EcstflError, OutputError, listing
+from ecstfl_cli.files import complete_file
 from ecstfl_cli.labels import LabelMap
 
 VERSION = 1

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecstfl_cli.atomic import complete_file, remove_partial
 from ecstfl_cli.engine.inference.media_job import Job, Unit, normal_path
 from ecstfl_cli.engine.inference.recogniser import AHEAD, Recogniser
 from ecstfl_cli.engine.inference.results import FaceResult, to_row
 from ecstfl_cli.engine.inference.source_summary import SourceSummary, Tally
 from ecstfl_cli.engine.inference.sources import ANNOTATED, MediaSource
 from ecstfl_cli.errors import DataError, EcstflError, OutputError
+from ecstfl_cli.files import complete_file, remove_partial
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.annotate import annotate_image
 from ecstfl_cli.media.annotated_video import VIDEO_OUTPUTS, AnnotatedVideo

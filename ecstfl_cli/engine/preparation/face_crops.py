@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ecstfl_cli.api import FaceCrop
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.engine.preparation.face_clip import (
     FOLDER_FPS,
     JPEG_QUALITY,
@@ -29,6 +28,7 @@ from ecstfl_cli.engine.preparation.face_clip import (
 from ecstfl_cli.engine.processes import cores, end_with_parent
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.files import complete_file
 from ecstfl_cli.media.faces.finding import PHOTO_SIZES, VIDEO_SIZES
 from ecstfl_cli.media.faces.following import MAX_FILL
 from ecstfl_cli.media.faces.tracking import MAX_GAP, SMOOTHING

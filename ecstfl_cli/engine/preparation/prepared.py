@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ecstfl_cli.atomic import complete_files
 from ecstfl_cli.engine.data import manifest as manifests
 from ecstfl_cli.engine.data.samples import write_rejects
 from ecstfl_cli.engine.preparation.reroot import RerootResult
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.extra_columns import sidecar
+from ecstfl_cli.files import complete_files
 from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.pathfile import Problem, modality_of
 from ecstfl_cli.resources import shipped

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError
+from ecstfl_cli.files import complete_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

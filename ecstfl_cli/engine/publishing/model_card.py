@@ -13,11 +13,11 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.components.calibration import Reliability
 from ecstfl_cli.components.metrics import Metrics
 from ecstfl_cli.engine.weights.checkpoint import Checkpoint
 from ecstfl_cli.errors import EcstflError
+from ecstfl_cli.files import complete_file
 from ecstfl_cli.report.plots import plot_confusion, plot_curves, plot_reliability
 
 

@@ -108,15 +108,11 @@ def _open_model(name: str, size: int | None, recipe: Recipe, labels: LabelMap, r
             f"the teacher {name} has no class {', '.join(joined.unused)}; it has {', '.join(checkpoint.labels.names)}",
             "A teacher knows every class that its pupil learns.",
         )
-    to_labels = torch.zeros(len(checkpoint.labels), len(labels))
-    for row, column in enumerate(joined.indices):
-        if column is not None:
-            to_labels[row, column] = 1
     network: Any = build_network(checkpoint)
     use_channels_last(network)
     side = size or spec.size
     reporter.note(f"teacher {checkpoint.source}: {checkpoint.model.backbone} at {side}x{side}")
-    return TeacherModel(FrameModel(network, spec), side, recipe.distillation.flip, to_labels)
+    return TeacherModel(FrameModel(network, spec), side, recipe.distillation.flip, torch.tensor(joined.matrix()))
 
 
 def distilled(loss: Tensor, logits: Tensor, said: Tensor, weight: float) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.engine.reporter import Advance, Reporter
 from ecstfl_cli.errors import EcstflError
+from ecstfl_cli.files import complete_file
 
 
 class RunFolder:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ecstfl_cli.engine.data.samples import Sample
+from ecstfl_cli.engine.data.samples import Sample, class_shares
 from ecstfl_cli.errors import DataError, listing
 from ecstfl_cli.labels import LabelMap, join
 
@@ -33,12 +33,7 @@ def with_teachers(
     sample.
     """
     mean = np.mean([_probabilities(samples, Path(file), labels) for file in files], axis=0)
-    own = np.zeros_like(mean)
-    for row, sample in zip(own, samples, strict=True):
-        if sample.soft_label:
-            row[:] = sample.soft_label
-        else:
-            row[sample.label] = 1
+    own = class_shares(samples, len(labels))
     mixed = (1 - weight) * own + weight * mean
     agreed = float(np.mean(mean.argmax(axis=1) == [sample.label for sample in samples]))
     return [replace(s, soft_label=tuple(row)) for s, row in zip(samples, mixed.tolist(), strict=True)], agreed
@@ -65,12 +60,8 @@ def _probabilities(samples: Sequence[Sample], file: Path, labels: LabelMap) -> N
     missing = [sample.clip_id for sample in samples if sample.clip_id not in rows]
     if missing:
         raise DataError(f"{file} has no prediction for {len(missing)} of the samples:\n{listing(missing)}", _WRITE)
-    to_labels = np.zeros((len(columns), len(labels)))
-    for column, index in enumerate(joined.indices):
-        if index is not None:
-            to_labels[column, index] = 1
     try:
-        found = table[columns].to_numpy(np.float64)[[rows[sample.clip_id] for sample in samples]] @ to_labels
+        found = table[columns].to_numpy(np.float64)[[rows[sample.clip_id] for sample in samples]] @ joined.matrix()
     except ValueError as error:
         raise DataError(f"{file}: a probability is no number: {error}", _WRITE) from error
     total = found.sum(axis=1, keepdims=True)

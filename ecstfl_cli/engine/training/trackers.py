@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import EcstflError, listing, suggest
+from ecstfl_cli.files import complete_file
 
 PROJECT = "ecstfl"
 LIBRARIES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}

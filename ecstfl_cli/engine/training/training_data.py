@@ -15,7 +15,14 @@ from torch import Tensor
 from ecstfl_cli.engine.check.before_training import check_before_training
 from ecstfl_cli.engine.data.data_lists import DataList, load_list
 from ecstfl_cli.engine.data.loader import Part
-from ecstfl_cli.engine.data.samples import Sample, class_counts, fingerprint, soft_fingerprint, stratified_split
+from ecstfl_cli.engine.data.samples import (
+    Sample,
+    class_counts,
+    class_shares,
+    fingerprint,
+    soft_fingerprint,
+    stratified_split,
+)
 from ecstfl_cli.engine.data.subject_split import subject_split
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.training.teachers import with_teachers
@@ -216,13 +223,7 @@ def soft_targets(samples: Sequence[Sample], num_classes: int) -> Tensor | None:
     """Shares of the classes (N, K) float32: the soft label, or where there is none all for the label; None for none."""
     if not any(sample.soft_label for sample in samples):
         return None
-    targets = torch.zeros(len(samples), num_classes)
-    for row, sample in zip(targets, samples, strict=True):
-        if sample.soft_label:
-            row[:] = torch.tensor(sample.soft_label)
-        else:
-            row[sample.label] = 1
-    return targets
+    return torch.from_numpy(class_shares(samples, num_classes)).float()
 
 
 def _tell_soft(train: Sequence[Sample], reporter: Reporter) -> None:

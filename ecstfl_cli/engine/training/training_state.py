@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.training.repeat import recipe_changes
 from ecstfl_cli.engine.training.run_folder import RunFolder, write_text
 from ecstfl_cli.errors import CheckpointError, EcstflError, listing
+from ecstfl_cli.files import complete_file
 from ecstfl_cli.recipe import Recipe
 from ecstfl_cli.recipe_loading import is_whole
 

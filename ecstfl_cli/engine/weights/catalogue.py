@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from ecstfl_cli.api import InputSpec
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.weights.download import fetch
 from ecstfl_cli.errors import CheckpointError, suggest
+from ecstfl_cli.files import sha256
 from ecstfl_cli.resources import shipped
 
 FOLDER = Path("checkpoint_load")
@@ -219,15 +219,6 @@ def _accept(part: Path, target: Path, entry: CatalogueEntry, reporter: Reporter)
 def _compare(path: Path, digest: str, expected: str | None, hint: str) -> None:
     if expected and digest != expected:
         raise CheckpointError(f"{path} has SHA-256 {digest}, where {expected} was recorded", hint)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _sidecar(path: Path) -> Path:

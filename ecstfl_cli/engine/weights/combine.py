@@ -16,7 +16,7 @@ from ecstfl_cli.engine.weights.checkpoint import Checkpoint, save_checkpoint
 from ecstfl_cli.engine.weights.fitting import differences
 from ecstfl_cli.engine.weights.opening import open_checkpoint
 from ecstfl_cli.errors import CheckpointError
-from ecstfl_cli.labels import LabelMap
+from ecstfl_cli.labels import LabelMap, join
 
 
 def ensemble(models: Sequence[str | Path], *, out: Path, reporter: Reporter) -> None:
@@ -134,13 +134,7 @@ def _require_same_network(first: Checkpoint, other: Checkpoint) -> None:
 
 def _mean_by_name(labels: LabelMap, theirs: Sequence[LabelMap]) -> Tensor:
     """The classifier (K, members x K): what each member says of the class of that name, on average."""
-    blocks = []
-    for member in theirs:
-        block = torch.zeros(len(labels), len(labels))
-        for row, name in enumerate(labels.names):
-            block[row, member.names.index(name)] = 1 / len(theirs)
-        blocks.append(block)
-    return torch.cat(blocks, dim=1)
+    return torch.cat([torch.tensor(join(labels, member).matrix()) for member in theirs], dim=1) / len(theirs)
 
 
 def _require_alike(first: Checkpoint, other: Checkpoint) -> None:

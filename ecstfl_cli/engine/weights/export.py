@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ecstfl_cli import registry
 from ecstfl_cli.api import Exporter, InputSpec
-from ecstfl_cli.atomic import complete_file
 from ecstfl_cli.components.frame_model import FrameModel, InferenceGraph
 from ecstfl_cli.engine.data.samples import KIND
 from ecstfl_cli.engine.reporter import Reporter
@@ -23,6 +22,7 @@ from ecstfl_cli.engine.weights.export_samples import read_samples
 from ecstfl_cli.engine.weights.fitting import build_network
 from ecstfl_cli.engine.weights.opening import open_checkpoint
 from ecstfl_cli.errors import ExportError
+from ecstfl_cli.files import complete_file
 from ecstfl_cli.labels import LabelMap
 
 # One sample takes other paths through some graphs than several do.

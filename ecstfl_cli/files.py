@@ -1,7 +1,8 @@
-"""Files that appear under their final name only when they are complete."""
+"""Files that appear under their final name only when they are complete; and what a file holds, in one number."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -48,3 +49,12 @@ def complete_files(folder: Path, last: str) -> Iterator[Path]:
             file.replace(folder / file.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
