@@ -12,8 +12,6 @@ from ecstfl_cli.report.thumbnails import Thumbnail
 from ecstfl_cli.report.timeline import (
     GAP_SECONDS,
     GAP_STEPS,
-    HYSTERESIS,
-    MIN_DURATION,
     FaceTimeline,
     Segment,
     TimedRow,
@@ -81,15 +79,12 @@ def source_report(
     problems: Sequence[str] = (),
     *,
     read: bool = True,
-    min_duration: float = MIN_DURATION,
-    hysteresis: float = HYSTERESIS,
 ) -> SourceReport:
     """Reduce one source's rows, in any order, to what the report shows.
 
     `duration` is the video's length in seconds, None for an image; `read` is False where nothing could be read.
-    `min_duration` and `hysteresis` are those of `timeline.timelines`.
     """
-    found = timelines(rows, duration, min_duration=min_duration, hysteresis=hysteresis)
+    found = timelines(rows, duration)
     by_face: dict[int, list[Thumbnail]] = {}
     for thumbnail in thumbnails:
         by_face.setdefault(thumbnail.face, []).append(thumbnail)

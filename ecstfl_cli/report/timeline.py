@@ -47,15 +47,6 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Change:
-    """At `time` seconds a face goes from one expression to another, without having been away."""
-
-    time: float
-    before: int
-    after: int
-
-
-@dataclass(frozen=True)
 class FaceTimeline:
     """One face over time. `times` (N,) seconds, `durations` (N,) how long each row stands for, `probs` (N, K).
 
@@ -79,12 +70,6 @@ class FaceTimeline:
     def seconds(self) -> float:
         """How long the face is seen."""
         return float(self.durations.sum())
-
-    @property
-    def changes(self) -> tuple[Change, ...]:
-        """Where one segment follows another at once."""
-        together = ((a, b) for a, b in pairwise(self.segments) if b.start - a.end < 1e-9)
-        return tuple(Change(b.start, a.expression, b.expression) for a, b in together)
 
 
 def timelines(

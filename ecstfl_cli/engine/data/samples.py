@@ -25,7 +25,7 @@ from ecstfl_cli.engine.data.scan import look as look_up
 from ecstfl_cli.engine.data.scan_cache import ScanCache
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError
-from ecstfl_cli.labels import LabelMap, remap
+from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.frames import ends_digest, frame_names, image_state
 from ecstfl_cli.media.packed import split_packed
 from ecstfl_cli.media.sources import PackedClip, is_video_file
@@ -80,24 +80,20 @@ def load_samples(
     modality: Modality,
     root: Path | None,
     label_map: LabelMap,
-    file_label_map: LabelMap | None = None,
     require_labels: bool = True,
     skip_bad: bool = False,
     rejects: Path | None = None,
     counts: Path | None = None,
     reporter: Reporter,
 ) -> list[Sample]:
-    """Read path files and check every row on disk; labels are indices of `label_map`, the model's.
+    """Read path files and check every row on disk; labels are indices of `label_map`, the files' own.
 
-    The files' own labels are those of `file_label_map`, joined by name, or of `label_map`. A frame count that differs
+    A frame count that differs
     from the list's is a problem like a missing file. With `skip_bad` wrong rows are left out and wrong counts taken
     from disk, both listed in `rejects` (columns file, line, path, problem). `counts` as in `check_on_disk`. Raises
-    DataError naming the first twenty problems and their number, or where no row is left; LabelMapError where the maps
-    cannot be joined.
+    DataError naming the first twenty problems and their number, or where no row is left.
     """
-    own_map = file_label_map or label_map
-    to_model = remap(own_map, label_map)
-    lists = [_scan(file, modality, root, own_map, require_labels) for file in files]
+    lists = [_scan(file, modality, root, label_map, require_labels) for file in files]
     locations = dict.fromkeys(row.location for file in lists for row in file.rows)
     found = check_on_disk(locations, modality, reporter, counts)
     samples: list[Sample] = []
@@ -111,7 +107,7 @@ def load_samples(
                 continue
             if row.n_frames not in (None, disk.n_frames):
                 wrong.append(_count_problem(file.path, row, disk, skip_bad))
-            label = -1 if row.label is None else to_model[row.label]
+            label = -1 if row.label is None else row.label
             samples.append(Sample(row.source, label, row.path_as_written, disk.n_frames, disk.digest))
         problems += sorted(wrong, key=lambda problem: problem.line)
     total = sum(len(file.rows) + len(file.problems) for file in lists)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ecstfl_cli.components.label_maps import affectnet8, dfew, fer2013
+from ecstfl_cli.components.label_maps import dfew
 from ecstfl_cli.engine.data.samples import Sample, class_counts, fingerprint, load_samples, stratified_split
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.errors import DataError, LabelMapError
+from ecstfl_cli.errors import DataError
 
 
 def load(path: Path, **options) -> list[Sample]:
@@ -139,15 +139,6 @@ def test_a_list_of_the_other_kind_is_refused(tiny_images, tiny_clips) -> None:
     assert "lists images, but the model takes clips" in error.message
     assert "--type img" in error.hint
     assert "lists clips, but the model takes images" in error_of(tiny_clips().train, modality="img").message
-
-
-def test_labels_of_another_map_are_joined_by_name(tiny_images) -> None:
-    data = tiny_images()
-    samples = load(data.train, label_map=fer2013, file_label_map=dfew)
-    by_class = {s.clip_id.split("_")[1]: fer2013.names[s.label] for s in samples}
-    assert by_class == {"happy": "happy", "sad": "sad", "neutral": "neutral"}
-    with pytest.raises(LabelMapError, match="contempt"):
-        load(data.train, label_map=dfew, file_label_map=affectnet8)
 
 
 def test_unknown_labels_are_minus_one_where_labels_are_not_required(tiny_images) -> None:
