@@ -55,7 +55,8 @@ def _step(number: int, what: str, *command: object) -> None:
 
 
 def _prepare(folder: Path) -> None:
-    from ecstfl_cli.engine.preparation.prepare import DEFAULT_OUT, prepare_dataset
+    from ecstfl_cli.engine.preparation.prepare import prepare_dataset
+    from ecstfl_cli.engine.preparation.prepared import DEFAULT_OUT
 
     _step(1, "Draw the data set", "prepare", "--dataset", "demo", "--data-root", folder)
     prepared = prepare_dataset(folder, dataset="demo", out=DEFAULT_OUT, reporter=console.TerminalReporter())

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ecstfl_cli.engine.preparation.face_crops import FaceCropping
-    from ecstfl_cli.engine.preparation.prepare import Prepared
     from ecstfl_cli.engine.preparation.prepare_faces import FaceRows
+    from ecstfl_cli.engine.preparation.prepared import Prepared
 
 
 class PackCodec(str, Enum):
@@ -166,7 +166,8 @@ def prepare(
     """
     from ecstfl_cli.cli.check_table import check_data
     from ecstfl_cli.engine.preparation.plugin_choice import parse_options
-    from ecstfl_cli.engine.preparation.prepare import prepare_dataset, reroot_files
+    from ecstfl_cli.engine.preparation.prepare import prepare_dataset
+    from ecstfl_cli.engine.preparation.reroot_files import reroot_files
 
     _refuse_what_does_nothing(ctx, check, faces, pack is not None, data_root is not None)
     reporter = console.TerminalReporter()
@@ -319,7 +320,7 @@ def _rows(count: int) -> str:
 
 
 def _plain(done: Prepared, out: Path) -> dict[str, Any]:
-    from ecstfl_cli.engine.preparation.prepare import next_command
+    from ecstfl_cli.engine.preparation.prepared import next_command
 
     return {
         "manifest_file": str(done.path),
@@ -358,7 +359,7 @@ def _plain_faces(faces: FaceRows) -> dict[str, Any]:
 
 
 def _show(done: Prepared, out: Path) -> None:
-    from ecstfl_cli.engine.preparation.prepare import next_command
+    from ecstfl_cli.engine.preparation.prepared import next_command
 
     if done.rerooted:
         _print_rerooted(done)

@@ -11,8 +11,8 @@ import pytest
 
 from ecstfl_cli.components.datasets.path_files import PathFilesDataset
 from ecstfl_cli.components.label_maps import dfew
+from ecstfl_cli.engine.data.manifest import latest_manifest, read_manifest_for
 from ecstfl_cli.engine.data.samples import class_counts, fingerprint, load_samples
-from ecstfl_cli.engine.preparation.prepare import latest_manifest, read_manifest_for
 from ecstfl_cli.engine.reporter import Reporter
 
 PLUGIN = """

@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 
 from ecstfl_cli.api import FaceCrop
+from ecstfl_cli.engine.data.manifest import read_manifest_for
 from ecstfl_cli.engine.preparation.face_crops import JOURNAL, TABLE
-from ecstfl_cli.engine.preparation.prepare import read_manifest_for
 from ecstfl_cli.extra_columns import read_extra_columns
 from ecstfl_cli.media.decode import read_image
 from ecstfl_cli.media.faces.cropping import crop_faces

@@ -30,7 +30,10 @@ _NOTED = 0.05
 
 
 def check_faces(target: CheckTarget, readings: Readings, n: int, reporter: Reporter) -> Finding:
-    """Look for a face on the middle frames of `n` samples, drawn with a fixed seed; 0 looks for none."""
+    """Look for a face on the middle frames of `n` samples, drawn with a fixed seed; 0 looks for none.
+
+    Of a video file it is the first frame.
+    """
     if not n:
         return Finding("faces", "skipped", "not looked for")
     try:

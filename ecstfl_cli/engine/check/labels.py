@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
 
+from ecstfl_cli.components.datasets import FALLBACKS
 from ecstfl_cli.components.datasets.published_counts import PublishedCounts, published_counts
 from ecstfl_cli.engine.check.findings import TOLERANCE, Finding, Item, Verdict, counted, item
 from ecstfl_cli.engine.check.target import CheckTarget, Split
-from ecstfl_cli.engine.preparation.plugin_choice import FALLBACKS
 
 
 def check_subjects(target: CheckTarget) -> Finding:

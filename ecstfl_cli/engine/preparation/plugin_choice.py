@@ -9,12 +9,11 @@ from typing import Any
 
 from ecstfl_cli import registry
 from ecstfl_cli.api import DatasetPlugin
+from ecstfl_cli.components.datasets import FALLBACKS
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError, suggest
 from ecstfl_cli.labels import INDEX
 
-# They recognise almost anything, so each is asked only where nothing before it fits.
-FALLBACKS = ("path_files", "class_folders")
 _CHILDREN = 20
 
 

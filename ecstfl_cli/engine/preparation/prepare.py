@@ -11,39 +11,24 @@ from typing import Any
 from ecstfl_cli import extra_columns, pathfile
 from ecstfl_cli.api import DatasetPlugin, PathRow, PreparedDataset
 from ecstfl_cli.engine.data import manifest as manifests
-from ecstfl_cli.engine.data.manifest import Split, latest_manifest, read_manifest_for
+from ecstfl_cli.engine.data.manifest import Split
 from ecstfl_cli.engine.data.samples import KIND
 from ecstfl_cli.engine.preparation.face_crops import FaceCropping
 from ecstfl_cli.engine.preparation.plugin_choice import choose
 from ecstfl_cli.engine.preparation.prepare_faces import crop_rows
 from ecstfl_cli.engine.preparation.prepared import (
-    DEFAULT_OUT,
     Prepared,
-    RerootedFile,
     clean_name,
-    next_command,
     split_key,
     write_rejected,
     written_together,
 )
 from ecstfl_cli.engine.preparation.release_images import write_images
-from ecstfl_cli.engine.preparation.reroot_files import reroot_files
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, listing
 from ecstfl_cli.labels import LabelMap, label_map_from, remap
 from ecstfl_cli.media.frames import VIDEO_SUFFIXES, frame_names
 from ecstfl_cli.pathfile import SUFFIXES, Problem
-
-__all__ = [
-    "DEFAULT_OUT",
-    "Prepared",
-    "RerootedFile",
-    "latest_manifest",
-    "next_command",
-    "prepare_dataset",
-    "read_manifest_for",
-    "reroot_files",
-]
 
 _REROOT = "Lists from another machine are re-rooted by `ecstfl prepare --data-root DIR FILES`."
 

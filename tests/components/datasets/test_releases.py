@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from ecstfl_cli import pathfile, registry
+from ecstfl_cli.components.datasets import FALLBACKS
 from ecstfl_cli.components.datasets.published_counts import _COUNTS, published_counts
 from ecstfl_cli.components.label_maps import dfew as dfew_map
-from ecstfl_cli.engine.preparation.plugin_choice import FALLBACKS, options_of
+from ecstfl_cli.engine.preparation.plugin_choice import options_of
 from ecstfl_cli.extra_columns import read_extra_columns
 from ecstfl_cli.labels import LabelMap, label_map_from
 from ecstfl_cli.media.frames import frame_names

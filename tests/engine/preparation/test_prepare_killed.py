@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from ecstfl_cli.api import PathRow, PreparedDataset
+from ecstfl_cli.engine.data.manifest import read_manifest_for
 from ecstfl_cli.engine.data.samples import fingerprint, load_samples
-from ecstfl_cli.engine.preparation.prepare import prepare_dataset, read_manifest_for, reroot_files
+from ecstfl_cli.engine.preparation.prepare import prepare_dataset
+from ecstfl_cli.engine.preparation.reroot_files import reroot_files
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.extra_columns import sidecar
