@@ -12,6 +12,7 @@ import typer
 from ecstfl_cli.cli import console
 from ecstfl_cli.cli.finetune import Device, Modality, Precision
 from ecstfl_cli.errors import EcstflError
+from ecstfl_cli.media.faces import MOST_BETWEEN
 
 if TYPE_CHECKING:
     from ecstfl_cli.api import Modality as ModelModality
@@ -24,8 +25,6 @@ MODEL, LOOKING, OUTPUT, JOB, LISTS = "Model", "Videos and images", "Output", "Co
 # The exit code of shells for what Ctrl-C has ended.
 INTERRUPTED = 130
 ROWS_SHOWN = 20
-# So many frames wait in memory for the next one that faces are detected in.
-MOST_BETWEEN = 30
 PATH_WIDTH = 60
 
 

@@ -24,6 +24,7 @@ from ecstfl_cli.engine.weights.model_source import InferenceModel, open_model, s
 from ecstfl_cli.errors import DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.decode import pillow_pixels, read_image
+from ecstfl_cli.media.faces import MOST_BETWEEN
 from ecstfl_cli.media.faces.cropping import crop_faces
 from ecstfl_cli.media.faces.finding import PHOTO_SIZES, VIDEO_SIZES, FaceFinder
 from ecstfl_cli.media.faces.following import follow_faces
@@ -98,6 +99,10 @@ class Recogniser:
         for name, value in (("every", every), ("detect_every", detect_every), ("batch_size", batch_size)):
             if value < 1:
                 raise EcstflError(f"{name} is {value}", "It must be 1 or more.")
+        if detect_every > MOST_BETWEEN:
+            raise EcstflError(
+                f"detect_every is {detect_every}", f"It is {MOST_BETWEEN} or less; thin frames with every."
+            )
         if not 0 <= smoothing < inf:
             raise EcstflError(f"smoothing is {smoothing} seconds", "It is a number of seconds, or 0.")
         for name, number in (("window", window), ("stride", stride), ("fps", 1.0 if fps is None else fps)):
