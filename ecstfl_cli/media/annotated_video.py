@@ -16,7 +16,7 @@ from PIL import Image
 from ecstfl_cli.errors import DataError, EcstflError, suggest
 from ecstfl_cli.files import complete_file
 from ecstfl_cli.media.annotate import AnnotatedFace, Annotator
-from ecstfl_cli.media.video import probe, read_video
+from ecstfl_cli.media.video import av_name, probe, read_video
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -133,7 +133,7 @@ class AnnotatedVideo:
         import av
 
         partial = self._stack.enter_context(complete_file(self.path))
-        container: OutputContainer = self._stack.enter_context(av.open(str(partial), "w"))
+        container: OutputContainer = self._stack.enter_context(av.open(av_name(partial), "w"))
         self._stream = _video_stream(container, width + width % 2, height + height % 2, self.fps or 25.0)
         if self.sound_from is not None:
             self._open_sound(container, self.sound_from)
@@ -143,7 +143,7 @@ class AnnotatedVideo:
         import av
 
         try:
-            given: InputContainer = self._stack.enter_context(av.open(str(source)))
+            given: InputContainer = self._stack.enter_context(av.open(av_name(source)))
         except (av.FFmpegError, OSError):
             return
         if not given.streams.audio or given.streams.audio[0].codec_context is None:
@@ -213,7 +213,7 @@ def _start(source: str | Path) -> Fraction:
     """The time of the first picture, in the file's own count: where `read_video` begins to count."""
     import av
 
-    with av.open(str(source)) as container:
+    with av.open(av_name(source)) as container:
         for frame in container.decode(video=0):
             if frame.pts is not None and frame.time_base is not None:
                 return frame.pts * frame.time_base

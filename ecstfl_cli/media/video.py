@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,27 +33,25 @@ class VideoFrame:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a container says of itself: upright size in pixels, mean frames per second, frames and seconds if known."""
+    """What a container says: upright size in square pixels, mean frames a second, frames and seconds if known."""
 
     width: int
     height: int
     fps: float | None
     n_frames: int | None
     seconds: float | None
-    rotation: int
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """What the header says; only the first frame is decoded, for its rotation. Raises DataError as `read_video`."""
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        rotation = next((_rotation(frame) for frame in _decoded(container, stream, path)), 0)
-        width, height = stream.width, stream.height
-        if rotation % 180:
+    """What the header says; only the first frame is decoded, for how it lies. Raises DataError as `read_video`."""
+    with _opened(path) as (container, stream):
+        lies = next((_how_it_lies(frame) for frame in _decoded(container, stream, path)), UPRIGHT)
+        width, height = _square_size(stream.width, stream.height, stream)
+        if lies.transposed:
             width, height = height, width
         rate = stream.average_rate or stream.guessed_rate
         seconds = _seconds(container, stream)
-        return VideoInfo(width, height, float(rate) if rate else None, stream.frames or None, seconds, rotation)
+        return VideoInfo(width, height, float(rate) if rate else None, stream.frames or None, seconds)
 
 
 def read_video(
@@ -65,21 +65,23 @@ def read_video(
     """Frames of a video file, a stream's address or a device, one at a time, so that memory stays flat.
 
     Every `every`-th frame, or with `fps` at most so many a second, by the frames' own times (a variable frame rate is
-    thinned evenly in time). Frames are turned upright by the container's rotation. `format` and `options` are FFmpeg's,
-    for devices. Times start at 0. Raises DataError where the source cannot be opened or holds no video; and, when all
-    frames that can be read are out, where the file is damaged, or truncated by what its header tells.
+    thinned evenly in time). Of several tracks it is the one with the largest pictures. Frames are turned upright as the
+    container says, and pixels that are not square made so. `format` and `options` are FFmpeg's, for devices. Times
+    start at 0 and rise. Raises DataError where the source cannot be opened or holds no video; and, when all frames that
+    can be read are out, where the file is damaged, or truncated by what its header tells.
     """
     if every < 1 or (fps is not None and fps <= 0):
         raise EcstflError("every must be 1 or more, and fps above 0")
-    with _opened(source, format, options) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+    with _opened(source, format, options) as (container, stream):
         start: float | None = None
-        taken = -1
+        last, taken = 0.0, -1
         for index, frame in enumerate(_decoded(container, stream, source)):
             time = _time(frame, index, stream)
             start = time if start is None else start
-            time = max(0.0, time - start)
+            time -= start
+            if index and time <= last:  # Some of its frames have no times.
+                time = last + _interval(stream)
+            last = time
             if fps is None:
                 if index % every:
                     continue
@@ -88,14 +90,12 @@ def read_video(
                 continue
             else:
                 taken = int((time + 5e-4) * fps)
-            yield VideoFrame(index, time, _upright(frame))
+            yield VideoFrame(index, time, _upright(frame, stream))
 
 
 def count_frames(path: str | Path) -> int:
     """Frames of a video file that decode, all of it decoded, because headers lie. Raises DataError as `read_video`."""
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+    with _opened(path) as (container, stream):
         return sum(1 for _ in _decoded(container, stream, path))
 
 
@@ -107,12 +107,10 @@ def frames_at(path: str | Path, indices: Sequence[int]) -> list[NDArray[np.uint8
     """
     wanted, found = set(indices), []
     last = max(wanted, default=-1)
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+    with _opened(path) as (container, stream):
         for index, frame in enumerate(_decoded(container, stream, path)):
             if index in wanted:
-                found.append(_upright(frame))
+                found.append(_upright(frame, stream))
             if index >= last:
                 break
     if len(found) < len(wanted):
@@ -120,22 +118,39 @@ def frames_at(path: str | Path, indices: Sequence[int]) -> list[NDArray[np.uint8
     return found
 
 
-def _opened(source: str | Path, format: str | None = None, options: dict[str, str] | None = None) -> InputContainer:
+@contextmanager
+def _opened(
+    source: str | Path, format: str | None = None, options: dict[str, str] | None = None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A source, and its track with the largest pictures."""
     import av
 
     try:
-        container = av.open(str(source), format=format, options=options or {})
+        container = av.open(source if format else av_name(source), format=format, options=options or {})
         if container.format.name == "mpjpeg" and "use_wallclock_as_timestamps" not in (options or {}):
             # A camera's pictures have no times, and FFmpeg takes 25 a second: they are of when they come.
             container.close()
-            return _opened(source, format, {**(options or {}), "use_wallclock_as_timestamps": "1"})
+            container = av.open(av_name(source), options={**(options or {}), "use_wallclock_as_timestamps": "1"})
     except (av.FFmpegError, OSError, ValueError) as error:
         why = "it was cut off before its index (moov)" if _lacks_index(Path(source)) else _reason(error)
         raise DataError(f"cannot open video {source}: {why}", "Check that it plays elsewhere.") from error
-    if not container.streams.video:
-        container.close()
-        raise DataError(f"{source} holds no video", "It may be a sound file.")
-    return container
+    with container:
+        # The cover of a song is a track, too.
+        cover = av.stream.Disposition.attached_pic
+        tracks = [track for track in container.streams.video if not track.disposition & cover]
+        if not tracks:
+            raise DataError(f"{source} holds no video", "It may be a sound file.")
+        stream = max(tracks, key=lambda track: track.width * track.height)
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def av_name(source: str | Path) -> str:
+    """What FFmpeg calls a source: a path with a colon would be an address, and an address begins in small letters."""
+    if not is_address(source):
+        return f"file:{source}"
+    scheme, colon, rest = str(source).partition(":")
+    return scheme.lower() + colon + rest
 
 
 def _lacks_index(path: Path) -> bool:
@@ -190,6 +205,8 @@ def _decoded(container: InputContainer, stream: VideoStream, source: str | Path)
     if broken:
         raise DataError(f"video {source} is damaged: parts could not be decoded ({broken}), {count} frames could")
     _require_whole(container, stream, first, last, source)
+    if last.is_corrupt and not is_address(source):
+        raise DataError(f"the last frame of video {source} is damaged; it may be truncated")
 
 
 def _require_whole(
@@ -208,12 +225,14 @@ def _require_whole(
 
 def _stream_seconds(container: InputContainer, stream: VideoStream) -> float | None:
     """How long the pictures last by the header; sound may last longer."""
-    if stream.duration is not None and stream.time_base is not None:
+    if container.format.name != "avi" and stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     written = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))  # Matroska.
     if written:
         hours, minutes, seconds = map(float, written.groups())
         return 3600 * hours + 60 * minutes + seconds
+    if container.format.name == "avi" and stream.time_base is not None:
+        return float(stream.frames * stream.time_base)  # A frame for each tick.
     if container.format.name == "flv" and container.duration:  # Others guess it from the size.
         return float(container.duration) / 1e6
     return None
@@ -236,12 +255,47 @@ def _seconds(container: InputContainer, stream: VideoStream) -> float | None:
     return container.duration / 1e6 if container.duration else None
 
 
-def _rotation(frame: Any) -> int:
-    """Degrees, counter-clockwise, that turn a decoded frame upright: 0, 90, 180 or 270."""
-    return round(getattr(frame, "rotation", 0) / 90) * 90 % 360
+def _interval(stream: VideoStream) -> float:
+    """Seconds from one frame to the next, on average."""
+    rate = stream.average_rate or stream.guessed_rate
+    return 1 / float(rate) if rate else 0.04
 
 
-def _upright(frame: AVFrame) -> NDArray[np.uint8]:
-    pixels = frame.to_ndarray(format="rgb24")
-    turns = _rotation(frame) // 90
-    return np.ascontiguousarray(np.rot90(pixels, turns) if turns else pixels, dtype=np.uint8)
+class Lie(NamedTuple):
+    """How decoded pixels lie: with rows and columns changed over, and after that mirrored along either."""
+
+    transposed: bool = False
+    mirrored_x: bool = False
+    mirrored_y: bool = False
+
+
+UPRIGHT = Lie()
+
+
+def _how_it_lies(frame: AVFrame) -> Lie:
+    """By the display matrix, x' = ax + cy and y' = bx + dy (ISO/IEC 14496-12), to the nearest quarter of a turn."""
+    side: Any
+    for side in frame.side_data:
+        if side.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = struct.unpack_from("=5i", bytes(side))
+            if abs(a) >= abs(b):
+                return Lie(False, a < 0, d < 0)
+            return Lie(True, c < 0, b < 0)
+    return UPRIGHT
+
+
+def _square_size(width: int, height: int, stream: VideoStream) -> tuple[int, int]:
+    """Width and height with square pixels: the shorter side of a pixel is drawn out."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not 0.1 < aspect < 10:  # Nobody means that.
+        return width, height
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+
+
+def _upright(frame: AVFrame, stream: VideoStream) -> NDArray[np.uint8]:
+    width, height = _square_size(frame.width, frame.height, stream)
+    pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
+    lies = _how_it_lies(frame)
+    if lies.transposed:
+        pixels = pixels.transpose(1, 0, 2)
+    return np.ascontiguousarray(pixels[:: -1 if lies.mirrored_y else 1, :: -1 if lies.mirrored_x else 1], np.uint8)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -38,7 +40,7 @@ def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
     greys = [float(frame.pixels.mean()) for frame in frames]
     assert greys == pytest.approx([10 + 6 * k for k in range(12)], abs=4)
     info = probe(path)
-    assert (info.width, info.height, info.n_frames, info.rotation) == (64, 48, 12, 0)
+    assert (info.width, info.height, info.n_frames) == (64, 48, 12)
 
 
 def test_every_third_frame(tmp_path: Path) -> None:
@@ -63,7 +65,10 @@ def test_a_truncated_file_gives_what_can_be_read_or_one_clear_error(tmp_path: Pa
     path = write_video(tmp_path / "a.avi", [k / 30 for k in range(25)], size=(320, 240))
     cut = tmp_path / "cut.avi"
     cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert 1 <= len(list(read_video(cut))) < 25
+    assert len(list(read_video(path))) == 25
+    frames, said = read_with_error(cut)
+    assert 1 <= frames < 25
+    assert "truncated" in said
     for name, content in (("empty.mp4", b""), ("text.mp4", b"no video at all\n" * 50)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=name):
@@ -146,3 +151,79 @@ def test_real_videos_have_the_frames_that_their_readme_counts(real_data) -> None
         assert len(frames) == count
         assert frames[0] == (0, 0.0)
         assert frames[-1][1] < seconds
+
+
+def corners(path: Path) -> list[list[int]]:
+    """Brightness of the first frame's quarters: those above, those below."""
+    pixels = next(iter(read_video(path))).pixels
+    height, width = pixels.shape[:2]
+    rows = (pixels[: height // 2], pixels[height // 2 :])
+    return [[round(half.mean() / 80) for half in (row[:, : width // 2], row[:, width // 2 :])] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ((1, 0, 0, 1), [[0, 1], [2, 3]]),
+        ((-1, 0, 0, 1), [[1, 0], [3, 2]]),
+        ((1, 0, 0, -1), [[2, 3], [0, 1]]),
+        ((-1, 0, 0, -1), [[3, 2], [1, 0]]),
+        ((0, 1, 1, 0), [[0, 2], [1, 3]]),
+        ((0, 1, -1, 0), [[2, 0], [3, 1]]),
+        ((0, -1, 1, 0), [[1, 3], [0, 2]]),
+    ],
+)
+def test_pictures_are_turned_and_mirrored_as_the_display_matrix_says(
+    tmp_path: Path, matrix: tuple[int, ...], expected: list[list[int]]
+) -> None:
+    """The matrix of an MP4's track header is written by hand: a, b and c, d of ISO/IEC 14496-12."""
+    path = tmp_path / "a.mp4"
+    quarters = np.kron(np.array([[0, 80], [160, 240]], dtype=np.uint8), np.ones((24, 32), dtype=np.uint8))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.stack([quarters] * 3, -1), format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode()])
+    content = bytearray(path.read_bytes())
+    identity = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    at = content.index(identity, content.index(b"tkhd"))
+    a, b, c, d = (n << 16 for n in matrix)
+    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    assert corners(path) == expected
+    info = probe(path)
+    assert (info.width, info.height) == ((48, 64) if matrix[0] == 0 else (64, 48))
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size"), [(Fraction(2), (128, 48)), (Fraction(1, 2), (64, 96)), (Fraction(1), (64, 48))]
+)
+def test_pixels_become_square(tmp_path: Path, aspect: Fraction, size: tuple[int, int]) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), dtype=np.uint8), format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode()])
+    (frame,) = read_video(path)
+    assert frame.pixels.shape == (size[1], size[0], 3)
+    assert (probe(path).width, probe(path).height) == size
+
+
+def test_of_several_tracks_the_one_with_the_largest_pictures_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        for width, height in ((32, 16), (64, 48), (48, 48)):
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), dtype=np.uint8), format="rgb24")
+            container.mux([*stream.encode(frame), *stream.encode()])
+    assert next(iter(read_video(path))).pixels.shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "file:a.mp4", "rtsp:x.mp4", "concat:a|b.mp4", "%03d.mp4"])
+def test_a_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "plain.mp4", [0.0, 0.1]).rename(tmp_path / name)
+    assert len(list(read_video(name))) == 2
