@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jfif .png .apng .bmp .webp .avif .heic .heif .jp2 .tif .tiff .pgm .ppm .gif".split()  # noqa: SIM905
+    (  # noqa: SIM905
+        ".jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .webp .avif .heic .heif .jp2 .j2k .tif .tiff .tga "
+        ".pgm .ppm .pnm .pbm .gif"
+    ).split()
 )
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .avi .mkv .webm .flv .wmv .mpg .mpeg .3gp .ts .mts .m2ts .ogv".split()  # noqa: SIM905
+    (  # noqa: SIM905
+        ".mp4 .m4v .mov .avi .mkv .webm .flv .f4v .wmv .asf .mpg .mpeg .mpe .m1v .m2v .vob .3gp .3g2 .ts .mts "
+        ".m2ts .mxf .ogv .dv .divx .nut .y4m .h264 .h265 .hevc .mjpeg .rm .rmvb .wtv"
+    ).split()
 )
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)

@@ -13,7 +13,9 @@ from ecstfl_cli.media.decode import read_image
 from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frame_names, is_address
 from ecstfl_cli.media.video import VideoFrame, read_video
 
-ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng"})
+ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng", ".avif"})
+# Pillow's names of these; the frames of others are pages, or the same picture for each eye.
+_ANIMATED_FORMATS = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 # Frames a second of a folder of frames, which does not say.
 FOLDER_FPS = 25.0
 # What browsers take for frames of an animation that have no duration.
@@ -29,7 +31,7 @@ def is_animated(path: Path) -> bool:
         return False
     try:
         with Image.open(path) as image:
-            return getattr(image, "n_frames", 1) > 1
+            return image.format in _ANIMATED_FORMATS and getattr(image, "n_frames", 1) > 1
     except Exception:  # Pillow's readers raise almost anything on broken files; reading it says what.
         return False
 

@@ -23,6 +23,7 @@ _WILDCARDS = re.compile(r"[*?[]")
 # What a result keeps its annotated copies in, and its parts while it is not finished.
 ANNOTATED, UNFINISHED = "annotated", "unfinished"
 _NEITHER = "is neither a picture nor a video"
+_HOLDS_NEITHER = "holds neither pictures nor videos"
 # Endings shown of files that were passed over.
 _ENDINGS = 5
 
@@ -42,14 +43,20 @@ class MediaSource:
 
 @dataclass
 class Found:
-    """Sources in the order of the inputs, and how many files of which ending were passed over in directories."""
+    """Sources in the order of the inputs; how many files of which ending were passed over, and `empty` folders.
+
+    `named` counts what sources were named by, so one that two inputs name twice.
+    """
 
     sources: list[MediaSource] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
+    empty: list[str] = field(default_factory=list)
+    named: int = 0
     _seen: set[str] = field(default_factory=set, repr=False)
 
     def add(self, name: str, kind: Kind) -> None:
         """Take a source in, unless it is there already, perhaps by another name."""
+        self.named += 1
         identity = name if kind in LIVE else os.path.realpath(name)
         if identity not in self._seen:
             self._seen.add(identity)
@@ -67,7 +74,10 @@ class Found:
         common = [f"{n} {ending or 'without an ending'}" for ending, n in self.passed_over.most_common(_ENDINGS)]
         rest = len(self.passed_over) - len(common)
         more = f", {rest} more endings" if rest else ""
-        return f"{total} other {'file' if total == 1 else 'files'} passed over: {', '.join(common)}{more}"
+        told = (
+            f"{total} other {'file' if total == 1 else 'files'} passed over: {', '.join(common)}{more}" if total else ""
+        )
+        return "; ".join(part for part in (told, *(f"{folder} {_HOLDS_NEITHER}" for folder in self.empty)) if part)
 
 
 def find_sources(
@@ -78,24 +88,26 @@ def find_sources(
     A directory is searched with all below it in natural order, without hidden files and folders and the annotated
     copies that `infer` wrote; links are followed, but no folder comes twice. Its images are stills, or where
     `folders_are_videos` each folder that holds images is one video. A pattern that the shell has left alone is
-    expanded; `**` stands for any depth. What is neither picture nor video is passed over where other inputs are.
+    expanded; `**` stands for any depth. What is neither picture nor video, or a folder without, is passed over where
+    other inputs are.
     Raises DataError with all inputs that do not exist, and where none is a picture or video. What a list names wrongly
     becomes a source all the same, so that it is reported with the others that cannot be read.
     """
     found = Found()
     wrong: list[str] = []
-    neither: list[str] = []
+    neither: dict[str, str] = {}
     for name in inputs:
         problem = _add(name, found, folders_are_videos)
-        if problem == _NEITHER:
-            neither.append(name)
+        if problem.startswith((_NEITHER, _HOLDS_NEITHER)):
+            neither[name] = problem
         elif problem:
             wrong.append(f"{name}: {problem}")
-    if found.sources or camera is not None:
+    if (found.sources or camera is not None) and not wrong:
         # A pattern that the shell has expanded matches what a folder may hold beside media.
-        found.passed_over.update(Path(name).suffix.lower() for name in neither)
+        found.passed_over.update(Path(name).suffix.lower() for name in neither if neither[name] == _NEITHER)
+        found.empty = [name for name in neither if neither[name] != _NEITHER]
     else:
-        wrong += [f"{name}: {_NEITHER}" for name in neither]
+        wrong += [f"{name}: {problem}" for name, problem in neither.items()]
     for name in listed:
         if _add(name, found, folders_are_videos, patterns=False):
             found.add(name, "video" if Path(name).suffix.lower() in VIDEO_SUFFIXES else "image")
@@ -181,6 +193,11 @@ def _kind_inside(path: Path) -> Kind | None:
     from ecstfl_cli.media.video import probe
 
     try:
+        with path.open("rb") as file:
+            if (
+                file.read(4) == b"PK\3\4"
+            ):  # FFmpeg would find the pictures in a zip file, if they are stored as they are.
+                return None
         with Image.open(path):
             return "video" if is_animated(path) else "image"
     except Exception:  # Pillow's readers raise almost anything on what is not an image.
@@ -193,14 +210,14 @@ def _kind_inside(path: Path) -> Kind | None:
 
 
 def _search(folder: Path, found: Found, folders_are_videos: bool) -> str:
-    sources, others = len(found.sources), found.passed_over.total()
+    named, others = found.named, found.passed_over.total()
     unreadable: list[OSError] = []
     for place, files in _walk(folder, unreadable):
         images = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES] if folders_are_videos else []
         if images:
             found.add(str(place), "frames")
         for name in files:
-            kind = _kind(place / name)
+            kind = _kind(place / name) if "." in name else _kind_inside(place / name)
             if kind is None:
                 found.passed_over[Path(name).suffix.lower()] += 1
             elif kind == "video" or not images:
@@ -208,10 +225,10 @@ def _search(folder: Path, found: Found, folders_are_videos: bool) -> str:
     for error in unreadable:
         # Its reader says why it cannot be read, as with every other source.
         found.add(str(error.filename), "frames")
-    if len(found.sources) > sources:
+    if found.named > named:
         return ""
     others = found.passed_over.total() - others
-    return "holds neither pictures nor videos" + (f" (other files: {others})" if others else "")
+    return _HOLDS_NEITHER + (f" (other files: {others})" if others else "")
 
 
 def _walk(folder: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, list[str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,9 @@ def test_all_inputs_that_cannot_be_used_are_named_at_once() -> None:
     lines = caught.value.message.splitlines()[1:]
     assert [line.strip() for line in lines] == [
         "tlak.mp4: no such file or folder. Did you mean 'talk.mp4'?",
-        "empty: holds neither pictures nor videos (other files: 1)",
         "*.avi: no file or folder matches",
         ": an empty name",
+        "empty: holds neither pictures nor videos (other files: 1)",
     ]
 
 
@@ -136,3 +137,41 @@ def test_a_folder_that_cannot_be_read_is_a_source_whose_reader_says_so(monkeypat
 
     monkeypatch.setattr(os, "scandir", refusing)
     assert found("d") == [("d/a.jpg", "image"), ("d/locked", "frames")]
+
+
+def test_what_two_inputs_name_is_looked_at_once_and_refuses_neither() -> None:
+    touch("a/1.jpg", "a/b/2.jpg")
+    twice = find_sources(["a/1.jpg", "a/b", "a", "a"])
+    assert [source.name for source in twice.sources] == ["a/1.jpg", "a/b/2.jpg"]
+
+
+def test_a_folder_without_media_is_passed_over_beside_others() -> None:
+    touch("talk.mp4", "empty/notes.md", "notes.md")
+    both = find_sources(["empty", "notes.md", "talk.mp4"])
+    assert [source.name for source in both.sources] == ["talk.mp4"]
+    assert both.describe_passed_over() == ("2 other files passed over: 2 .md; empty holds neither pictures nor videos")
+
+
+def test_files_without_an_ending_in_a_folder_are_looked_into() -> None:
+    Image.new("RGB", (8, 8)).save("plain.png")
+    Path("folder").mkdir()
+    Path("plain.png").rename("folder/picture")
+    Path("folder/notes").write_text("nothing to see")
+    Path("folder/data.zip").write_bytes(b"PK\3\4")
+    assert found("folder") == [("folder/picture", "image")]
+
+
+def test_frames_that_are_no_animation_are_stills() -> None:
+    left, right = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    left.save("both.mpo", save_all=True, append_images=[right])
+    left.save("moving.avif", save_all=True, append_images=[right], duration=100)
+    assert found("both.mpo", "moving.avif") == [("both.mpo", "image"), ("moving.avif", "video")]
+
+
+def test_a_zip_file_of_pictures_is_no_video() -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(picture, "JPEG")
+    with zipfile.ZipFile("pictures.zip", "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("a.jpg", picture.getvalue())
+    with pytest.raises(DataError, match="is neither a picture nor a video"):
+        found("pictures.zip")
