@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor
 from pathlib import Path
@@ -22,7 +22,15 @@ FEW_BARS = 3
 # Pictures smaller than this are enlarged by a whole number: a name in them could not be read.
 MIN_SIDE = 240
 # Endings of formats that keep photographs as they are; others are written as PNG.
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+# What a thin picture is enlarged to, at most.
+MAX_SIDE = 4096
+# Endings that a drawn copy keeps, and the longest side that each format takes.
+KEPT_SUFFIXES = {
+    ".jpg": 65535,
+    ".jpeg": 65535,
+    ".webp": 16383,
+    **dict.fromkeys((".png", ".bmp", ".tif", ".tiff"), 2**31 - 1),
+}
 
 Rect = tuple[float, float, float, float]
 Side = Literal["right", "left", "below", "above", "inside"]
@@ -155,21 +163,34 @@ class Annotator:
 
 
 def enlargement(height: int, width: int) -> int:
-    """By which whole number a picture of this size is enlarged before it is drawn on; 1 for all but tiny ones."""
-    return max(1, -(-MIN_SIDE // max(1, min(height, width))))
+    """By which whole number a picture of this size is enlarged before it is drawn on; 1 for all but tiny ones.
+
+    A thin one is not enlarged beyond MAX_SIDE.
+    """
+    return max(1, min(-(-MIN_SIDE // max(1, min(height, width))), MAX_SIDE // max(1, height, width)))
 
 
-def annotate_image(image: NDArray[np.uint8], rows: Sequence[AnnotatedFace], names: Sequence[str], path: Path) -> Path:
+def annotate_image(
+    image: NDArray[np.uint8],
+    rows: Sequence[AnnotatedFace],
+    names: Sequence[str],
+    path: Path,
+    taken: Container[Path] = (),
+) -> Path:
     """Write `image`, (H, W, 3) uint8 RGB, with `rows` drawn on it; the path it got.
 
-    The format is the one that `path`'s ending says; where that is none of JPEG, PNG, WebP, BMP or TIFF it is PNG, and
-    `.png` is added to the name.
+    The format is the one that `path`'s ending says; where that is none of JPEG, PNG, WebP, BMP or TIFF, or takes no
+    picture so large, it is PNG, and `.png` is added to the name, with `_` where that is `taken`. Raises OSError,
+    without an errno where it cannot be encoded, ValueError and MemoryError.
     """
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    drawn = Annotator(names).draw(image, rows)
+    if max(drawn.shape) > KEPT_SUFFIXES.get(path.suffix.lower(), 0):
         path = path.with_name(f"{path.name}.png")
+        while path in taken:
+            path = path.with_name(f"{path.stem}_.png")
     with complete_file(path) as partial:
         # The quality is of JPEG and WebP; the others pass over it.
-        Image.fromarray(Annotator(names).draw(image, rows)).save(partial, quality=92)
+        Image.fromarray(drawn).save(partial, quality=92)
     return path
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ecstfl_cli.errors import DataError, EcstflError, suggest
+from ecstfl_cli.errors import DataError, EcstflError, OutputError, suggest
 from ecstfl_cli.files import complete_file
 from ecstfl_cli.media.annotate import AnnotatedFace, Annotator
 from ecstfl_cli.media.video import av_name, probe, read_video
@@ -54,18 +56,25 @@ class AnnotatedVideo:
     H.264, or MPEG-4 where this build of FFmpeg lacks it, with each frame at its own time. `sound_from` is a file whose
     first sound track is copied as it is where `path`'s container takes it (`sound` says whether). `path` appears when
     the context ends without error and a frame was written. Raises EcstflError for another ending than .mp4, .mkv, .mov
-    and .m4v, and where writing fails.
+    and .m4v, OutputError where the file cannot be written, and DataError where the pictures cannot be encoded.
+    `sound_until` is where the sound is to end, in seconds, if not with the file.
     """
 
     def __init__(
-        self, path: Path, names: Sequence[str], *, fps: float | None = None, sound_from: str | Path | None = None
+        self,
+        path: Path,
+        names: Sequence[str],
+        *,
+        fps: float | None = None,
+        sound_from: str | Path | None = None,
+        sound_until: float = inf,
     ) -> None:
         if path.suffix.lower() not in VIDEO_OUTPUTS:
             raise EcstflError(
                 f"annotated videos cannot be written as {path.name}",
                 f"{suggest(path.suffix, VIDEO_OUTPUTS)}Endings: {', '.join(VIDEO_OUTPUTS)}",
             )
-        self.path, self.fps, self.sound_from = path, fps, sound_from
+        self.path, self.fps, self.sound_from, self.sound_until = path, fps, sound_from, sound_until
         self.sound = False
         self._annotator = Annotator(names)
         self._faces: Sequence[AnnotatedFace] = ()
@@ -121,11 +130,20 @@ class AnnotatedVideo:
         except (av.FFmpegError, OSError) as problem:
             raise self._failed(problem) from problem
 
+    def abandon(self) -> None:
+        """Give the file up; nothing is left of it."""
+        error = DataError(f"{self.path} is given up")
+        with suppress(Exception):  # What it held may be half written.
+            self._stack.__exit__(type(error), error, None)
+        self._container = None
+
     def _failed(self, error: Exception) -> EcstflError:
+        """OutputError where the disk is what is wrong, DataError where the encoder does not take such pictures."""
         reason = getattr(error, "strerror", None) or str(error)
-        return EcstflError(
-            f"cannot write annotated video {self.path}: {reason}", "Is there room, and may you write there?"
-        )
+        what = f"cannot write annotated video {self.path}: {reason}"
+        if getattr(error, "errno", None) in errno.errorcode:
+            return OutputError(what, "Is there room, and may you write there?")
+        return DataError(what, "Its pictures may be too narrow or too wide to be encoded.")
 
     # --- the file ----------------------------------------------------------------------------------------------------
 
@@ -177,6 +195,7 @@ class AnnotatedVideo:
         """
         import av
 
+        until = min(until, self.sound_until)
         while self._next_sound is not None and self._next_sound[0] <= until:
             try:
                 self._mux(self._next_sound[1])

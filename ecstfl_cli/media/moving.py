@@ -11,7 +11,7 @@ from PIL import Image
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.media.decode import read_image
 from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frame_names, is_address
-from ecstfl_cli.media.video import VideoFrame, read_video
+from ecstfl_cli.media.video import VideoFrame, probe, read_video
 
 ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng", ".avif"})
 # Pillow's names of these; the frames of others are pages, or the same picture for each eye.
@@ -60,6 +60,32 @@ def read_moving(
     yield from read_video(source, every=every, fps=fps, format=format, options=options)
 
 
+def seconds_of(source: str | Path, folder_fps: float = FOLDER_FPS) -> float | None:
+    """How long a video file, an animated image or a folder of frames lasts, by its header; None where that is not said.
+
+    Raises DataError where it cannot be read.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return len(frame_names(path)) / folder_fps
+    if is_animated(path):
+        return sum(_durations(path))
+    return probe(path).seconds
+
+
+def _durations(path: Path) -> list[float]:
+    with Image.open(path) as image:
+        found = []
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            found.append(_seconds(image))
+        return found
+
+
+def _seconds(image: Image.Image) -> float:
+    return (image.info.get("duration") or 1000 * _ANIMATION_SECONDS) / 1000
+
+
 def _thinned(frames: Iterator[VideoFrame], every: int, fps: float | None) -> Iterator[VideoFrame]:
     taken = -1
     for frame in frames:
@@ -101,6 +127,6 @@ def _animation(path: Path) -> Iterator[VideoFrame]:
                 rgba = image.convert("RGBA")
                 black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
                 yield VideoFrame(index, time, np.array(Image.alpha_composite(black, rgba).convert("RGB")))
-                time += (image.info.get("duration") or 1000 * _ANIMATION_SECONDS) / 1000
+                time += _seconds(image)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot read animation {path}: {error}") from error

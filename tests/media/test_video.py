@@ -214,11 +214,14 @@ def test_pixels_become_square(tmp_path: Path, aspect: Fraction, size: tuple[int,
 def test_of_several_tracks_the_one_with_the_largest_pictures_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
+        streams = []
         for width, height in ((32, 16), (64, 48), (48, 48)):
             stream = container.add_stream("mpeg4", rate=10)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), dtype=np.uint8), format="rgb24")
-            container.mux([*stream.encode(frame), *stream.encode()])
+            streams.append(stream)
+        for stream in streams:
+            pixels = np.zeros((stream.height, stream.width, 3), dtype=np.uint8)
+            container.mux([*stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")), *stream.encode()])
     assert next(iter(read_video(path))).pixels.shape == (48, 64, 3)
 
 

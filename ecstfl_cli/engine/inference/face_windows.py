@@ -48,7 +48,7 @@ class FaceWindows:
     """
 
     def __init__(self, spec: InputSpec, seconds: float, stride: float) -> None:
-        self._spec, self._seconds, self._stride = spec, seconds, min(stride, seconds)
+        self._spec, self._seconds, self._stride = spec, seconds, stride
         self._faces: dict[int, _Face] = {}
         self._ready: list[Window] = []
         self._next = 0
@@ -73,8 +73,8 @@ class FaceWindows:
             if frame.time + 1e-6 >= run.due and len(run.frames) >= self._needed:
                 self._cut(run)
                 run.due = frame.time + self._stride
-                while len(run.frames) > self._needed and run.frames[0][0].time < run.due - self._seconds:
-                    run.frames.popleft()
+            while len(run.frames) > self._needed and run.frames[0][0].time < run.due - self._seconds:
+                run.frames.popleft()
 
     def finish(self) -> None:
         """The video has ended."""

@@ -15,11 +15,18 @@ from ecstfl_cli.components.metrics import Metrics
 from ecstfl_cli.engine.data.loader import EvaluationOrder, evaluation_loader, shut_down
 from ecstfl_cli.engine.data.samples import KIND, Sample
 from ecstfl_cli.engine.evaluate import Predictions, predict
-from ecstfl_cli.engine.inference.infer_inputs import Source, decodable, default_input, gather, modality_of_inputs
+from ecstfl_cli.engine.inference.infer_inputs import (
+    Source,
+    decodable,
+    default_input,
+    gather,
+    lists_media,
+    modality_of_inputs,
+)
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import loader_workers
 from ecstfl_cli.engine.weights.model_source import InferenceModel, default_model, open_model
-from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
 from ecstfl_cli.files import complete_file
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.sinks import prediction_rows, write_predictions
@@ -111,7 +118,13 @@ def infer(
     """
     out = result_folder(out)
     paths = [Path(path) for path in inputs]
-    chosen = model or default_model(modality or modality_of_inputs(paths))
+    try:
+        chosen = model or default_model(modality or modality_of_inputs(paths))
+    except CheckpointError as error:
+        if not (media := next(filter(lists_media, paths), None)):
+            raise
+        hint = f"If {media} is a list of photographs and videos, look at them: `ecstfl infer - < {media}`. {error.hint}"
+        raise CheckpointError(error.message, hint) from error
     opened = open_model(
         chosen,
         device=device,

@@ -15,6 +15,7 @@ from ecstfl_cli.engine.data.samples import KIND, Sample, load_samples, write_rej
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, LabelMapError, listing, suggest
 from ecstfl_cli.labels import Join, LabelMap, join, label_map_from
+from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ecstfl_cli.media.sources import is_video_file, open_clip, read_still
 from ecstfl_cli.media.video import count_frames
 from ecstfl_cli.pathfile import SUFFIXES, Problem
@@ -46,6 +47,15 @@ class Source:
 def are_path_files(inputs: Sequence[str | Path]) -> bool:
     """Whether inputs are for evaluation: path files alone, or nothing at all, which means those prepared last."""
     return all(Path(name).suffix.lower() in _LIST_MODALITY and not Path(name).is_dir() for name in inputs)
+
+
+def lists_media(path: Path) -> bool:
+    """Whether the first line of a list is no more than the name of a picture or video."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return Path(file.readline().strip()).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    except OSError:
+        return False
 
 
 def modality_of_inputs(inputs: Sequence[Path]) -> Modality | None:

@@ -47,6 +47,15 @@ class Compute:
     model_label_map: LabelMap | None = None
 
 
+# What a result holds, so far as it was asked for.
+WRITTEN = frozenset(
+    {
+        *(f"predictions{ending}" for ending in (".csv", ".json", ".parquet")),
+        *("summary.json", "problems.csv", "report.html", "errors.log", ANNOTATED),
+    }
+)
+
+
 @dataclass(frozen=True)
 class MediaResult:
     """What was seen; its files are in `out`. `sources` are those of the whole job.
@@ -65,7 +74,7 @@ class MediaResult:
     @property
     def files(self) -> list[Path]:
         """What was written to `out`."""
-        return sorted(path for path in self.out.iterdir() if path.name != UNFINISHED)
+        return sorted(path for path in self.out.iterdir() if path.name in WRITTEN)
 
     @property
     def problems(self) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import json
 import re
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from math import inf
@@ -26,11 +26,11 @@ from ecstfl_cli.engine.inference.sources import ANNOTATED, MediaSource
 from ecstfl_cli.errors import DataError, EcstflError, OutputError
 from ecstfl_cli.files import complete_file, remove_partial
 from ecstfl_cli.labels import LabelMap
-from ecstfl_cli.media.annotate import annotate_image
+from ecstfl_cli.media.annotate import AnnotatedFace, annotate_image
 from ecstfl_cli.media.annotated_video import VIDEO_OUTPUTS, AnnotatedVideo
 from ecstfl_cli.media.camera import camera_input
 from ecstfl_cli.media.frames import is_address
-from ecstfl_cli.media.moving import FOLDER_FPS, is_animated, read_moving
+from ecstfl_cli.media.moving import FOLDER_FPS, is_animated, read_moving, seconds_of
 from ecstfl_cli.media.prefetch import prefetched
 from ecstfl_cli.media.row_tables import RowTable
 from ecstfl_cli.media.video import VideoFrame, probe
@@ -39,6 +39,7 @@ from ecstfl_cli.report.thumbnails import Thumbnail, ThumbnailKeeper
 Pixels = NDArray[np.uint8]
 # Called with the time in seconds, the results and their classes, for each frame of a live source as it comes.
 OnLive = Callable[[float, Sequence[FaceResult], LabelMap], None]
+_NOT_DRAWN = "its annotated copy could not be made"
 # A network that says nothing for so many microseconds has gone. FFmpeg calls it differently for each protocol.
 _SILENCE = {"rw_timeout": "15000000", "timeout": "15000000"}
 # Over UDP, frames that come while earlier ones are looked at are lost.
@@ -89,12 +90,20 @@ class Worker:
             if isinstance(pixels, np.ndarray):
                 keeper.add(0.0, pixels, results)
                 if self.job.settings.annotate:
-                    with _writing():
-                        annotate_image(pixels, results, self.recogniser.labels.names, self._copy(source))
+                    problem = self._drawn(source, pixels, results)
             keep(source, keeper)
             tally = Tally(source.name, source.kind, len(self.recogniser.labels))
-            summaries.append(tally.finish_still(results, problem))
+            summaries.append(tally.finish_still(results, problem, read=isinstance(pixels, np.ndarray)))
         return summaries
+
+    def _drawn(self, source: MediaSource, pixels: Pixels, results: Sequence[FaceResult]) -> str:
+        """Write an image's annotated copy; why there is none."""
+        try:
+            with _writing():
+                annotate_image(pixels, results, self.recogniser.labels.names, self._copy(source), self._copies)
+        except (ValueError, MemoryError) as error:
+            return f"{_NOT_DRAWN}: {error or type(error).__name__}"
+        return ""
 
     def _seen(
         self, sources: Sequence[MediaSource]
@@ -120,17 +129,15 @@ class Worker:
         tally = Tally(source.name, source.kind, len(self.recogniser.labels))
         keeper = ThumbnailKeeper() if self.job.settings.report else None
         problem = ""
-        with self._annotated(source) as video, closing(self._every_frame(source)) as every_frame:
+        with self._annotated(source) as copy, closing(self._every_frame(source)) as every_frame:
             try:
                 seen = self.recogniser.see_frames(self._frames(source), source.name, live=source.live)
                 for frame, results, faces in seen:
                     tally.add(frame.time, results)
                     take(results)
-                    if video:
-                        with _writing():
-                            # A thinned video is decoded once more beside, so that none of it waits in memory.
-                            _hold(video, every_frame, frame.index)
-                            video.write(frame.time, frame.pixels, faces)
+                    # A thinned video is decoded once more beside, so that none of it waits in memory.
+                    copy.hold(every_frame, frame.index)
+                    copy.write(frame, faces)
                     if keeper:
                         keeper.add(frame.time, frame.pixels, results)
                     self.on_time(frame.time)
@@ -142,26 +149,29 @@ class Worker:
                     raise
             except OutputError:
                 raise
+            except BrokenPipeError:
+                # Nobody reads what is printed any more: the stream ends as with Ctrl-C.
+                if not source.live:
+                    raise
             except EcstflError as error:
                 problem = _said(source, error)
             except Exception as error:
                 problem = self._internal(source, error)
                 every_frame.close()
-            if video:
-                with _writing():
-                    _hold(video, every_frame)
+            copy.hold(every_frame)
         if keeper:
             keep(source, keeper)
-        return tally.finish(problem, self._end(source))
+        exact = source.kind == "frames" or (source.kind == "video" and is_animated(Path(source.name)))
+        return tally.finish(problem or copy.problem, self._end(source), exact=exact)
 
-    def _end(self, source: MediaSource) -> float:
-        """Seconds after which nothing of a source was looked at, as far as that is known without reading all of it."""
+    def _end(self, source: MediaSource) -> float | None:
+        """Seconds that a source lasts, or is looked at, as far as that is known without reading all of it."""
         settings = self.job.settings
         ends = [settings.max_seconds]
-        if source.kind == "video" and settings.thinned:
+        if source.kind in ("video", "frames"):
             with suppress(DataError):
-                ends.append(probe(source.name).seconds)
-        return min((end for end in ends if end is not None), default=inf)
+                ends.append(seconds_of(source.name, settings.frame_rate or FOLDER_FPS))
+        return min((end for end in ends if end is not None), default=None)
 
     def _every_frame(self, source: MediaSource) -> Generator[VideoFrame, None, None]:
         """All frames, up to damage, of a source of which some are passed over. None of a live one, which comes once."""
@@ -203,9 +213,9 @@ class Worker:
     # --- beside the rows ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _annotated(self, source: MediaSource) -> Iterator[AnnotatedVideo | None]:
+    def _annotated(self, source: MediaSource) -> Iterator[_Copy]:
         if not self.job.settings.annotate:
-            yield None
+            yield _Copy(None)
             return
         path = self._copy(source)
         fps = self.job.settings.frame_rate
@@ -215,15 +225,21 @@ class Worker:
             try:
                 fps = probe(source.name).fps
             except DataError:  # Reading it says what.
-                yield None
+                yield _Copy(None)
                 return
         if source.kind != "video" or path.suffix.lower() not in VIDEO_OUTPUTS:
             path = path.with_name(f"{path.name}.mp4")
             while path in self._copies:  # clip.mp4 may lie beside the frame folder clip.
                 path = path.with_name(f"{path.stem}_.mp4")
         remove_partial(path)
-        with _writing(), AnnotatedVideo(path, self.recogniser.labels.names, fps=fps, sound_from=sound) as video:
-            yield video
+        until = inf if self.job.settings.max_seconds is None else self.job.settings.max_seconds
+        names = self.recogniser.labels.names
+        copy = _Copy(AnnotatedVideo(path, names, fps=fps, sound_from=sound, sound_until=until))
+        try:
+            with _writing(), copy.video or nullcontext():
+                yield copy
+        except DataError as error:  # Its last pictures could not be encoded.
+            copy.problem = f"{_NOT_DRAWN}: {error.message}"
 
     @functools.cached_property
     def _copies(self) -> set[Path]:
@@ -251,10 +267,30 @@ class Worker:
             yield keep
 
 
-def _hold(video: AnnotatedVideo, frames: Iterator[VideoFrame], until: float = inf) -> None:
-    """Add frames that nobody looked at, which show the last faces, and pass over number `until`, which somebody did."""
-    for frame in takewhile(lambda frame: frame.index < until, frames):
-        video.write(frame.time, frame.pixels, None)
+class _Copy:
+    """An annotated copy in the making, if wanted; given up where it cannot be encoded: `problem` says why."""
+
+    def __init__(self, video: AnnotatedVideo | None) -> None:
+        self.video = video
+        self.problem = ""
+
+    def write(self, frame: VideoFrame, faces: Sequence[AnnotatedFace] | None) -> None:
+        """Add a frame; None for faces that nobody looked for, which shows the last ones."""
+        if self.video is None:
+            return
+        try:
+            with _writing():
+                self.video.write(frame.time, frame.pixels, faces)
+        except (DataError, ValueError, MemoryError) as error:
+            self.video.abandon()
+            self.video = None
+            self.problem = f"{_NOT_DRAWN}: {error.message if isinstance(error, DataError) else error}"
+
+    def hold(self, frames: Iterator[VideoFrame], until: float = inf) -> None:
+        """Add frames that nobody looked at, and pass over number `until`, which somebody did."""
+        if self.video:
+            for frame in takewhile(lambda frame: frame.index < until, frames):
+                self.write(frame, None)
 
 
 def _said(source: MediaSource, error: EcstflError) -> str:
@@ -280,12 +316,14 @@ def read_thumbnails(path: Path) -> Iterator[list[Thumbnail]]:
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Failures in it are OutputErrors, which end the job."""
+    """Failures in it are OutputErrors, which end the job, but for pictures that cannot be encoded."""
     try:
         yield
-    except OutputError:
+    except (OutputError, DataError):
         raise
     except EcstflError as error:
         raise OutputError(error.message, error.hint) from error
     except OSError as error:
+        if error.errno is None:  # Pillow's, of a picture that a format does not take.
+            raise ValueError(str(error)) from error
         raise OutputError.of(Path(error.filename or "the results"), error) from error

@@ -108,6 +108,8 @@ class Recogniser:
         for name, number in (("window", window), ("stride", stride), ("fps", 1.0 if fps is None else fps)):
             if not 0 < number < inf:
                 raise EcstflError(f"{name} is {number}", "It must be a number above 0.")
+        if every > 1 and fps is not None:
+            raise EcstflError("every and fps both thin frames", "Give one of them.")
         if faces not in (True, False, "auto"):
             raise EcstflError(f"faces is {faces!r}", "It is True, False or 'auto'.")
         if min_score is not None and not 0 <= min_score <= 1:
@@ -141,13 +143,15 @@ class Recogniser:
     # --- results -----------------------------------------------------------------------------------------------------
 
     def images(self, images: Iterable[str | Path | Pixels | Any] | str | Path | Pixels | Any) -> Results:
-        """Results of image files, arrays (H, W, 3) uint8 RGB or Pillow images, or of a single one of them.
+        """Results of image files, arrays (H, W, 3) RGB or (H, W) grey, uint8, or Pillow images, or of a single one.
 
         The source of a file is its path, that of another picture `image 0` and so on, its place in `images`.
         An image that cannot be read, or without a face, is one of the results' problems; a single one that cannot be
         read raises DataError.
         """
-        single = isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3)
+        single = isinstance(images, str | Path | Image.Image | bytes) or (
+            isinstance(images, np.ndarray) and images.ndim in (2, 3)
+        )
         listed: Iterable[Any] = [images] if single else images  # type: ignore[assignment]
         named = [(str(one) if isinstance(one, str | Path) else f"image {n}", one) for n, one in enumerate(listed)]
         results = Results(labels=self.labels)
@@ -170,6 +174,8 @@ class Recogniser:
 
     def frames(self, frames: Iterable[Pixels | Any], fps: float = FOLDER_FPS, source: str = "frames") -> Results:
         """Results of arrays (H, W, 3) uint8 RGB, or Pillow images, that are the frames of one video at `fps`."""
+        if not 0 < fps < inf:
+            raise EcstflError(f"fps is {fps}", "It must be a number above 0.")
         timed = (VideoFrame(i, i / fps, _pixels(f"frame {i}", frame)) for i, frame in enumerate(frames))
         return self._collected(self.see_frames(timed, source), source)
 
@@ -190,7 +196,7 @@ class Recogniser:
                 raise
             results.problems.append(Problem(source, error.message))
         if not results:
-            results.problems.append(Problem(source, f"no face was found in {read} frames"))
+            results.problems.append(Problem(source, f"no face was found in {read} frames" if read else "has no frames"))
         return results
 
     # --- pictures and frames with their results ----------------------------------------------------------------------
@@ -365,7 +371,13 @@ def _pixels(name: str, image: Any) -> Pixels:
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         return pillow_pixels(image, name)
+    if isinstance(image, bytes):
+        raise DataError(
+            f"{name} is bytes", "Give a path, an array, or a Pillow image: Image.open(io.BytesIO(content))."
+        )
     array = np.asarray(image)
+    if array.ndim == 2:
+        array = np.stack([array] * 3, axis=-1)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise DataError(f"{name} is an array {array.shape} of {array.dtype}", "Give (H, W, 3) uint8 RGB.")
     return np.ascontiguousarray(array)  # OpenCV's BGR turned round by [..., ::-1] runs backwards.

@@ -102,23 +102,30 @@ class Tally:
             face.seconds[face.expression] += min(time - face.last, reach)
             face.last, face.expression, face.rows = time, result.expression, face.rows + 1
 
-    def finish(self, problem: str = "", at_most: float = inf) -> SourceSummary:
+    def finish(self, problem: str = "", seconds: float | None = None, *, exact: bool = False) -> SourceSummary:
         """The summary of a video or stream; each face's last row counts for as long as its others, to the end at most.
 
-        Of a thinned video the frames looked at lie apart: the last one does not last beyond `at_most` seconds.
+        `seconds` is how long it lasts by its header, if that says so. Of a thinned video the frames looked at lie
+        apart: the last one does not last beyond that. Where it is the only one, and nothing was wrong, it stands for
+        all. `exact`: the last frame lasts until then, however long the others do.
         """
-        step = (self.last - (self.first or 0.0)) / (self.frames - 1) if self.frames > 1 else ONE_FRAME
-        end = max(self.last, min(self.last + step, at_most))
+        exact = exact and seconds is not None and not problem
+        last = ONE_FRAME if seconds is None or problem else max(ONE_FRAME, seconds - self.last)
+        step = (self.last - (self.first or 0.0)) / (self.frames - 1) if self.frames > 1 else last
+        end = max(self.last, min(inf if exact else self.last + step, inf if seconds is None else seconds))
         for face in self._faces.values():
+            if exact and face.last == self.last:
+                face.seconds[face.expression] += max(end - face.last, SHORTEST)
+                continue
             own = min((face.last - face.first) / (face.rows - 1), max(GONE, step)) if face.rows > 1 else step
             # A row at the very end counts, too.
             face.seconds[face.expression] += max(min(own, end - face.last), SHORTEST)
         faces = [FaceSummary(id, face.first, face.last, tuple(face.seconds)) for id, face in self._faces.items()]
         return self._summary(faces, end if self.frames else None, problem)
 
-    def finish_still(self, results: Sequence[FaceResult], problem: str = "") -> SourceSummary:
-        """The summary of an image."""
-        self.frames, self.rows = 0 if problem else 1, len(results)
+    def finish_still(self, results: Sequence[FaceResult], problem: str = "", *, read: bool = True) -> SourceSummary:
+        """The summary of an image, `read` or not."""
+        self.frames, self.rows = int(read), len(results)
         faces = []
         for result in results:
             shows = tuple(float(k == result.expression) for k in range(self.classes))

@@ -45,6 +45,11 @@ def test_a_face_gives_a_window_every_stride_about_its_middle_frame() -> None:
     assert found[0].clip[:, 0, 0, 0].tolist() == [1, 4, 6, 9]
 
 
+def test_a_stride_longer_than_a_window_leaves_frames_out() -> None:
+    found, _ = windows_of({0: range(41)}, 41, seconds=1.0, stride=2.0)
+    assert spans(found)[:2] == [(0, 5, 11), (0, 25, 11)]
+
+
 def test_a_short_run_gives_one_window_and_a_long_one_a_last_one() -> None:
     assert spans(windows_of({3: range(6)}, 6, 1.0, 0.5)[0]) == [(3, 3, 6)]
     found, _ = windows_of({0: range(15)}, 15, 1.0, 0.5)

@@ -25,6 +25,8 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.weights.checkpoint import load_native, save_checkpoint
 from ecstfl_cli.errors import DataError, EcstflError, OutputError
 from ecstfl_cli.labels import label_map_from
+from ecstfl_cli.media import annotate
+from ecstfl_cli.media.annotate import Annotator
 from ecstfl_cli.media.video import VideoFrame, read_video
 from tests.drawn_faces import drawn_scene, write_frames
 from tests.looking import Look, picture, small_batch, table, video
@@ -101,6 +103,75 @@ def test_progress_through_a_video_ends_where_looking_does(look: Look) -> None:
     video("talk.mp4", 60)
     look("talk.mp4", max_seconds=1.0, reporter=Totals())
     assert totals == [("looking", 1, "s")]
+
+
+def test_one_frame_stands_for_a_video_of_which_no_other_was_looked_at(look: Look) -> None:
+    (source,) = look(video("talk.mp4", 30), every=1000).sources
+    assert source.frames == 1
+    assert source.duration == pytest.approx(1.2, abs=0.01)
+    assert sum(source.seconds) == pytest.approx(1.2, abs=0.01)
+
+
+def test_the_last_frame_of_an_animation_lasts_as_long_as_it_says(look: Look) -> None:
+    first, second = (Image.open(picture(f"{n}.png", n)) for n in range(2))
+    first.save("moving.gif", save_all=True, append_images=[second], duration=[100, 1000])
+    (source,) = look("moving.gif").sources
+    assert source.duration == pytest.approx(1.1)
+    assert sum(source.seconds) == pytest.approx(1.1)
+
+
+def test_a_folder_of_frames_is_as_long_as_its_frames_however_it_is_thinned(look: Look) -> None:
+    for n in range(6):
+        picture(f"frames/{n}.png", n)
+    (source,) = look("frames", frame_rate=4.0, fps=1.0).sources
+    assert source.duration == pytest.approx(1.5)
+
+
+def test_a_picture_that_its_format_does_not_take_is_drawn_as_another(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(annotate.KEPT_SUFFIXES, ".webp", 200)
+    result = look(picture("a.webp"), picture("a.webp.png"), picture("b.jpg"), annotate=True)
+    assert not result.problems
+    assert sorted(path.name for path in Path("o/annotated").iterdir()) == ["a.webp.png", "a.webp_.png", "b.jpg"]
+
+
+def test_thin_pictures_and_videos_are_drawn_like_others(look: Look) -> None:
+    Image.new("RGB", (2000, 3), "grey").save("thin.png")
+    write_frames(Path("thin.mkv"), [np.zeros((4, 1200, 3), np.uint8)] * 2)
+    result = look("thin.png", picture("b.png"), "thin.mkv", annotate=True)
+    assert not result.problems
+    with Image.open("o/annotated/thin.png") as drawn:
+        assert drawn.size == (4000, 6)
+    assert Path("o/annotated/thin.mkv").exists()
+
+
+@pytest.mark.parametrize("name", ["a.png", "talk.mp4"])
+def test_what_cannot_be_drawn_is_told_and_the_others_are(
+    look: Look, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As an encoder says that does not take such pictures."""
+    draw = Annotator.draw
+
+    def fails_for_one(self: Annotator, image: np.ndarray, rows: Any) -> np.ndarray:
+        if image.shape[:2] == (40, 40) if name == "a.png" else image.shape[:2] == (48, 48):
+            raise ValueError("encoding error")
+        return draw(self, image, rows)
+
+    monkeypatch.setattr(Annotator, "draw", fails_for_one)
+    Image.new("RGB", (64, 64)).save("b.png")
+    inputs = [picture("a.png"), "b.png"] if name == "a.png" else [video("talk.mp4"), "b.png"]
+    result = look(*inputs, annotate=True)
+    assert result.problems == [(name, "its annotated copy could not be made: encoding error")]
+    assert set(table()["source"]) == {name, "b.png"}
+    assert [path.name for path in Path("o/annotated").iterdir()] == ["b.png"]
+
+
+def test_only_what_was_written_is_said_to_be(look: Look) -> None:
+    Path("o").mkdir()
+    Path("o/notes.md").write_text("mine")
+    names = [path.name for path in look(picture("a.png")).files]
+    assert names == ["predictions.csv", "summary.json"]
 
 
 def test_a_single_frame_of_a_video_has_its_expression_in_the_summary(look: Look) -> None:
@@ -297,7 +368,7 @@ def test_a_still_is_not_for_a_model_for_clips(look: Look) -> None:
 def test_stopped_in_the_first_images_it_leaves_nothing(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [picture(f"{n}.png") for n in range(4)]
 
-    def interrupted(self: Tally, *_: Any) -> None:
+    def interrupted(self: Tally, *_: Any, **__: Any) -> None:
         if self.name == names[2]:
             raise KeyboardInterrupt
 

@@ -95,8 +95,23 @@ def test_arrays_that_run_backwards_are_taken(recogniser: Callable) -> None:
 
 
 def test_a_frame_that_is_no_picture_is_named(recogniser: Callable) -> None:
-    with pytest.raises(DataError, match=r"frame 0 is an array \(5, 5\)"):
-        recogniser().frames([np.zeros((5, 5), np.uint8)])
+    with pytest.raises(DataError, match=r"frame 0 is an array \(5, 5, 2\)"):
+        recogniser().frames([np.zeros((5, 5, 2), np.uint8)])
+
+
+def test_a_grey_array_is_a_picture_and_bytes_are_refused_once(recogniser: Callable) -> None:
+    grey = noise(30, 40)[..., 0]
+    one = recogniser()
+    assert one.images(grey)[0].probs == one.images(np.stack([grey] * 3, -1))[0].probs
+    with pytest.raises(DataError, match="image 0 is bytes"):
+        one.images(b"a file's content")
+
+
+def test_frames_need_a_rate_and_none_are_said_to_be_none(recogniser: Callable) -> None:
+    with pytest.raises(EcstflError, match="fps is 0"):
+        recogniser().frames([noise(30, 40)], fps=0)
+    (problem,) = recogniser().frames([]).problems
+    assert problem.text == "has no frames"
 
 
 def test_batches_do_not_change_the_result(recogniser: Callable) -> None:
