@@ -123,7 +123,7 @@ def infer(
     except CheckpointError as error:
         if not (media := next(filter(lists_media, paths), None)):
             raise
-        hint = f"If {media} is a list of photographs and videos, look at them: `ecstfl infer - < {media}`. {error.hint}"
+        hint = f"{error.hint} If {media} is a list of photographs and videos, look at them: `ecstfl infer - < {media}`."
         raise CheckpointError(error.message, hint) from error
     opened = open_model(
         chosen,
