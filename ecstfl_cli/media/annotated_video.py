@@ -141,7 +141,8 @@ class AnnotatedVideo:
         """OutputError where the disk is what is wrong, DataError where the encoder does not take such pictures."""
         reason = getattr(error, "strerror", None) or str(error)
         what = f"cannot write annotated video {self.path}: {reason}"
-        if getattr(error, "errno", None) in errno.errorcode:
+        number = getattr(error, "errno", None)
+        if number in errno.errorcode and number not in (errno.EINVAL, errno.ERANGE):
             return OutputError(what, "Is there room, and may you write there?")
         return DataError(what, "Its pictures may be too narrow or too wide to be encoded.")
 

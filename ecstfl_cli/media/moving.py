@@ -18,6 +18,8 @@ ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng", ".avif"})
 _ANIMATED_FORMATS = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 # Frames a second of a folder of frames, which does not say.
 FOLDER_FPS = 25.0
+# What Pillow's readers raise on damaged animations.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 # What browsers take for frames of an animation that have no duration.
 _ANIMATION_SECONDS = 0.1
 
@@ -66,10 +68,13 @@ def seconds_of(source: str | Path, folder_fps: float = FOLDER_FPS) -> float | No
     Raises DataError where it cannot be read.
     """
     path = Path(source)
-    if path.is_dir():
-        return len(frame_names(path)) / folder_fps
-    if is_animated(path):
-        return sum(_durations(path))
+    try:
+        if path.is_dir():
+            return len(frame_names(path)) / folder_fps
+        if is_animated(path):
+            return sum(_durations(path))
+    except _DAMAGE as error:
+        raise DataError(f"cannot read {path}: {error}") from error
     return probe(path).seconds
 
 
@@ -128,5 +133,5 @@ def _animation(path: Path) -> Iterator[VideoFrame]:
                 black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
                 yield VideoFrame(index, time, np.array(Image.alpha_composite(black, rgba).convert("RGB")))
                 time += _seconds(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except _DAMAGE as error:
         raise DataError(f"cannot read animation {path}: {error}") from error

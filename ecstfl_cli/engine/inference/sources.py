@@ -194,9 +194,8 @@ def _kind_inside(path: Path) -> Kind | None:
 
     try:
         with path.open("rb") as file:
-            if (
-                file.read(4) == b"PK\3\4"
-            ):  # FFmpeg would find the pictures in a zip file, if they are stored as they are.
+            # FFmpeg would find pictures in a zip file, where they are stored as they are.
+            if file.read(4) == b"PK\3\4":
                 return None
         with Image.open(path):
             return "video" if is_animated(path) else "image"

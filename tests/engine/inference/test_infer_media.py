@@ -120,6 +120,17 @@ def test_the_last_frame_of_an_animation_lasts_as_long_as_it_says(look: Look) -> 
     assert sum(source.seconds) == pytest.approx(1.1)
 
 
+def test_a_truncated_animation_is_told_and_ends_nothing(look: Look) -> None:
+    frames = [Image.open(picture(f"{n}.png", n)) for n in range(3)]
+    frames[0].save("moving.gif", save_all=True, append_images=frames[1:])
+    content = Path("moving.gif").read_bytes()
+    Path("moving.gif").write_bytes(content[:-300])
+    result = look("moving.gif", "0.png")
+    assert [source for source, _ in result.problems] == ["moving.gif"]
+    assert not Path("o/errors.log").exists()
+    assert set(table()["source"]) == {"moving.gif", "0.png"}
+
+
 def test_a_folder_of_frames_is_as_long_as_its_frames_however_it_is_thinned(look: Look) -> None:
     for n in range(6):
         picture(f"frames/{n}.png", n)
