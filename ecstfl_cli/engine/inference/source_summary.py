@@ -113,14 +113,15 @@ class Tally:
         last = ONE_FRAME if seconds is None or problem else max(ONE_FRAME, seconds - self.last)
         step = (self.last - (self.first or 0.0)) / (self.frames - 1) if self.frames > 1 else last
         end = max(self.last, min(inf if exact else self.last + step, inf if seconds is None else seconds))
-        for face in self._faces.values():
-            if exact and face.last == self.last:
-                face.seconds[face.expression] += max(end - face.last, SHORTEST)
-                continue
+        faces = []
+        for id, face in self._faces.items():
             own = min((face.last - face.first) / (face.rows - 1), max(GONE, step)) if face.rows > 1 else step
+            if exact and face.last == self.last:
+                own = inf
             # A row at the very end counts, too.
-            face.seconds[face.expression] += max(min(own, end - face.last), SHORTEST)
-        faces = [FaceSummary(id, face.first, face.last, tuple(face.seconds)) for id, face in self._faces.items()]
+            stands = max(min(own, end - face.last), SHORTEST)
+            face.seconds[face.expression] += stands
+            faces.append(FaceSummary(id, face.first, face.last + stands, tuple(face.seconds)))
         return self._summary(faces, end if self.frames else None, problem)
 
     def finish_still(self, results: Sequence[FaceResult], problem: str = "", *, read: bool = True) -> SourceSummary:
