@@ -250,7 +250,7 @@ def _pack(
     reporter: console.TerminalReporter,
 ) -> dict[str, Any]:
     """Pack the samples of the named manifest, or of the newest in `out`, and say what was written."""
-    from ecstfl_cli.engine.check.target import manifest_to_use
+    from ecstfl_cli.engine.data.manifest import manifest_to_use
     from ecstfl_cli.engine.preparation.pack import Packing
     from ecstfl_cli.engine.preparation.pack import pack as pack_samples
 

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from ecstfl_cli import pathfile
 from ecstfl_cli.api import FrameSampling, Modality
-from ecstfl_cli.engine.data import manifest as manifests
-from ecstfl_cli.engine.data.manifest import latest_manifest, read_manifest_for
-from ecstfl_cli.errors import DataError, suggest
+from ecstfl_cli.engine.data.manifest import manifest_to_use, read_manifest_for
+from ecstfl_cli.errors import DataError
 from ecstfl_cli.extra_columns import read_extra_columns
 from ecstfl_cli.labels import INDEX, LabelMap, label_map_from
 from ecstfl_cli.pathfile import SUFFIXES, UNKNOWN, Problem, Row
@@ -100,41 +99,7 @@ def find_target(given: Sequence[Path], *, out: Path, label_map: str | None = Non
             f"cannot check {', '.join(map(str, given))} together",
             "Give path files (.csv or .txt), or one manifest, or one recipe.",
         )
-    return _of_manifest(_named_manifest(given[0], out), label_map)
-
-
-def manifest_to_use(given: Path | None, out: Path) -> dict[str, Any]:
-    """The manifest that `given` names, or without it the one in `out` that was written last.
-
-    Raises DataError where there is none.
-    """
-    if given:
-        return _named_manifest(given, out)
-    manifest = latest_manifest(out)
-    if manifest is None:
-        raise DataError(
-            f"no path files that `ecstfl prepare` wrote are in {out}",
-            "Prepare them with --data-root DIR, or give path files, the name of a manifest or a recipe to check.",
-        )
-    return manifest
-
-
-def _named_manifest(given: Path, out: Path) -> dict[str, Any]:
-    """The manifest of this name in `out`, or at this path."""
-    path = given if given.suffix == ".json" else out / f"{given}.json"
-    manifest = manifests.read(path)
-    if manifest is None:
-        known = [found["name"] for found in manifests.all_in(out)]
-        there = f"Manifests in {out}: {', '.join(known)}." if known else f"{out} holds no manifest."
-        raise DataError(
-            f"{given} is neither a path file (.csv, .txt), nor a recipe (.yaml), nor a manifest",
-            f"{suggest(str(given), known)}{there}",
-        )
-    if not manifest["files"]:
-        raise DataError(
-            f"the path files of {path} are gone", "Prepare them again with `ecstfl prepare --data-root DIR`."
-        )
-    return manifests.require_finished(manifest)
+    return _of_manifest(manifest_to_use(given[0], out), label_map)
 
 
 def _of_manifest(manifest: dict[str, Any], wanted: str | None) -> CheckTarget:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ecstfl_cli import __version__
 from ecstfl_cli.engine.data.samples import fingerprint_of
-from ecstfl_cli.errors import DataError
+from ecstfl_cli.errors import DataError, suggest
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.pathfile import write_atomically
 
@@ -171,3 +171,37 @@ def _names(manifest: Mapping[str, Any]) -> set[str]:
     """Every file that is of a manifest, and its own."""
     paths = (manifest["path"], *manifest["files"].values())
     return {*(Path(path).name for path in paths), *manifest.get("extra", {}).values(), *manifest.get("unfinished", ())}
+
+
+def manifest_to_use(given: Path | None, out: Path) -> dict[str, Any]:
+    """The manifest that `given` names, or without it the one in `out` that was written last.
+
+    Raises DataError where there is none.
+    """
+    if given:
+        return _named_manifest(given, out)
+    manifest = latest_manifest(out)
+    if manifest is None:
+        raise DataError(
+            f"no path files that `ecstfl prepare` wrote are in {out}",
+            "Prepare them with --data-root DIR, or give path files, the name of a manifest or a recipe to check.",
+        )
+    return manifest
+
+
+def _named_manifest(given: Path, out: Path) -> dict[str, Any]:
+    """The manifest of this name in `out`, or at this path."""
+    path = given if given.suffix == ".json" else out / f"{given}.json"
+    manifest = read(path)
+    if manifest is None:
+        known = [found["name"] for found in all_in(out)]
+        there = f"Manifests in {out}: {', '.join(known)}." if known else f"{out} holds no manifest."
+        raise DataError(
+            f"{given} is neither a path file (.csv, .txt), nor a recipe (.yaml), nor a manifest",
+            f"{suggest(str(given), known)}{there}",
+        )
+    if not manifest["files"]:
+        raise DataError(
+            f"the path files of {path} are gone", "Prepare them again with `ecstfl prepare --data-root DIR`."
+        )
+    return require_finished(manifest)

@@ -15,7 +15,7 @@ from ecstfl_cli import extra_columns, pathfile
 from ecstfl_cli.api import FrameSampling, InputSpec, PathRow
 from ecstfl_cli.components.sample_dataset import SampleDataset, collate
 from ecstfl_cli.components.transforms import Augmentation
-from ecstfl_cli.engine.check.target import manifest_to_use
+from ecstfl_cli.engine.data.manifest import manifest_to_use
 from ecstfl_cli.engine.data.samples import Sample, load_samples
 from ecstfl_cli.engine.inference.infer_inputs import Source, decodable
 from ecstfl_cli.engine.preparation import pack as packing_module
