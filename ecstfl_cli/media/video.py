@@ -75,6 +75,7 @@ def read_video(
     with _opened(source, format, options) as (container, stream):
         start: float | None = None
         last, taken = 0.0, -1
+        upright = _Upright(stream)
         for index, frame in enumerate(_decoded(container, stream, source)):
             time = _time(frame, index, stream)
             start = time if start is None else start
@@ -90,7 +91,7 @@ def read_video(
                 continue
             else:
                 taken = int((time + 5e-4) * fps)
-            yield VideoFrame(index, time, _upright(frame, stream))
+            yield VideoFrame(index, time, upright(frame))
 
 
 def count_frames(path: str | Path) -> int:
@@ -108,9 +109,10 @@ def frames_at(path: str | Path, indices: Sequence[int]) -> list[NDArray[np.uint8
     wanted, found = set(indices), []
     last = max(wanted, default=-1)
     with _opened(path) as (container, stream):
+        upright = _Upright(stream)
         for index, frame in enumerate(_decoded(container, stream, path)):
             if index in wanted:
-                found.append(_upright(frame, stream))
+                found.append(upright(frame))
             if index >= last:
                 break
     if len(found) < len(wanted):
@@ -292,10 +294,21 @@ def _square_size(width: int, height: int, stream: VideoStream) -> tuple[int, int
     return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
 
 
-def _upright(frame: AVFrame, stream: VideoStream) -> NDArray[np.uint8]:
-    width, height = _square_size(frame.width, frame.height, stream)
-    pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
-    lies = _how_it_lies(frame)
-    if lies.transposed:
-        pixels = pixels.transpose(1, 0, 2)
-    return np.ascontiguousarray(pixels[:: -1 if lies.mirrored_y else 1, :: -1 if lies.mirrored_x else 1], np.uint8)
+class _Upright:
+    """The pixels of a stream's frames, (H, W, 3) uint8 RGB, square and as they are to be seen."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream = stream
+        # Reading a frame's matrix ties it into a cycle that keeps its pixels until Python collects garbage: one frame's
+        # for each rotation is enough.
+        self._lies: dict[int, Lie] = {}
+
+    def __call__(self, frame: AVFrame) -> NDArray[np.uint8]:
+        width, height = _square_size(frame.width, frame.height, self._stream)
+        pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
+        if (rotation := frame.rotation) not in self._lies:
+            self._lies[rotation] = _how_it_lies(frame)
+        lies = self._lies[rotation]
+        if lies.transposed:
+            pixels = pixels.transpose(1, 0, 2)
+        return np.ascontiguousarray(pixels[:: -1 if lies.mirrored_y else 1, :: -1 if lies.mirrored_x else 1], np.uint8)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.media import video
 from ecstfl_cli.media.video import probe, read_video
 
 
@@ -230,3 +231,13 @@ def test_a_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "plain.mp4", [0.0, 0.1]).rename(tmp_path / name)
     assert len(list(read_video(name))) == 2
+
+
+def test_how_frames_lie_is_read_once_because_that_keeps_a_frame_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyAV ties a frame whose side data is read into a cycle, which waits for garbage collection with its pixels."""
+    read, how_it_lies = [], video._how_it_lies
+    monkeypatch.setattr(video, "_how_it_lies", lambda frame: read.append(frame.pts) or how_it_lies(frame))
+    assert len(list(read_video(write_video(tmp_path / "a.mp4", [k / 30 for k in range(30)])))) == 30
+    assert len(read) == 1
