@@ -46,7 +46,7 @@ def _windows_name(camera: str) -> str:
     listed = getattr(av, "enumerate_input_devices", None)
     if listed is None:
         raise DataError(
-            f"camera {camera} has to be named", 'Name it, e.g. --camera "Integrated Camera", or install av 16 or newer.'
+            f"camera {camera} has to be named", 'Name it, e.g. --camera "Integrated Camera", or install av 17 or newer.'
         )
     names = [device.description or device.name for device in listed("dshow") if "video" in device.media_types]
     if int(camera) >= len(names):

@@ -26,7 +26,8 @@ def test_windows_knows_names_so_that_a_number_is_looked_up(monkeypatch: pytest.M
         SimpleNamespace(name="a", description="Microphone", media_types=["audio"]),
         SimpleNamespace(name="b", description="Integrated Camera", media_types=["video"]),
     ]
-    monkeypatch.setattr(av, "enumerate_input_devices", lambda format: devices if format == "dshow" else [])
+    listed = lambda format: devices if format == "dshow" else []  # noqa: E731
+    monkeypatch.setattr(av, "enumerate_input_devices", listed, raising=False)
     assert camera_input("0", "win32") == CameraInput("video=Integrated Camera", "dshow", {})
     assert camera_input("Other", "win32").url == "video=Other"
     with pytest.raises(DataError, match="no camera 1; there are: Integrated Camera"):
