@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ecstfl_cli.api import Modality
+from ecstfl_cli.cli.console import SafeConsole
 from tests.small_model import SIZE, save_small_model
 
 HEAVY = [
@@ -152,3 +153,8 @@ def test_a_full_disk_is_one_message(words: list[str]) -> None:
         "error: cannot write: No space left on device",
         "Free some space, or write elsewhere, and run it again.",
     ]
+
+
+def test_control_characters_in_names_are_shown_and_do_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    SafeConsole(soft_wrap=True).print("esc\x1b[31mred\r.mp4", markup=False)
+    assert capsys.readouterr().out == "esc\\x1b[31mred\\x0d.mp4\n"

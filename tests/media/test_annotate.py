@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -309,6 +310,22 @@ def with_sound(path: Path, seconds: float = 1.0) -> Path:
         container.mux(video.encode(None))
         container.mux(sound.encode(None))
     return path
+
+
+def test_sound_ends_where_it_is_told_to(tmp_path):
+    import av
+
+    source = with_sound(tmp_path / "source.mp4")
+    lengths = []
+    for until in (inf, 0.4):
+        path = tmp_path / f"{until}.mp4"
+        with AnnotatedVideo(path, DFEW, fps=25, sound_from=source, sound_until=until) as copy:
+            for k in range(10):
+                copy.write(k / 25, picture(64, 64), [])
+        with av.open(str(path)) as container:
+            lengths.append(float(container.streams.audio[0].duration * container.streams.audio[0].time_base))
+    assert lengths[0] > 0.8
+    assert lengths[1] == pytest.approx(0.4, abs=0.15)
 
 
 def test_a_whole_file_is_annotated_and_its_sound_copied(tmp_path):

@@ -241,3 +241,19 @@ def test_how_frames_lie_is_read_once_because_that_keeps_a_frame_in_memory(
     monkeypatch.setattr(video, "_how_it_lies", lambda frame: read.append(frame.pts) or how_it_lies(frame))
     assert len(list(read_video(write_video(tmp_path / "a.mp4", [k / 30 for k in range(30)])))) == 30
     assert len(read) == 1
+
+
+def test_times_rise_where_some_frames_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [0.0, 0.1, 0.2, 0.0, 0.1, 0.9]
+    monkeypatch.setattr(video, "_time", lambda _frame, index, _stream: told[index])
+    monkeypatch.setattr(video, "_interval", lambda _stream: 0.1)
+    times = [frame.time for frame in read_video(write_video(tmp_path / "a.mp4", [k / 10 for k in range(6)]))]
+    assert times == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("RTSP://Host/Path", "rtsp://Host/Path"), ("http://a/b", "http://a/b"), ("a:b.mp4", "file:a:b.mp4")],
+)
+def test_an_address_begins_in_small_letters_and_a_path_as_a_file(source: str, name: str) -> None:
+    assert video.av_name(source) == name

@@ -425,6 +425,29 @@ def test_what_has_to_be_above_zero_is_checked_before_anything_is_read(look: Look
 # --- live ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_live_source_ends_where_nobody_reads_its_rows_any_more(look: Look) -> None:
+    os.mkfifo("pipe.ts")
+    content = Path(video("talk.ts", 60)).read_bytes()
+    sender = threading.Thread(target=_send, args=(content,), daemon=True)
+    sender.start()
+    seen: list[float] = []
+
+    def on_live(time: float, results: Any, labels: Any) -> None:  # noqa: ARG001
+        seen.append(time)
+        if len(seen) == 5:
+            raise BrokenPipeError
+
+    result = look("pipe.ts", on_live=on_live)
+    assert len(seen) == len(table()) == 5
+    assert not result.problems
+    assert not Path("o/errors.log").exists()
+
+
+def _send(content: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError), Path("pipe.ts").open("wb") as pipe:
+        pipe.write(content)
+
+
 def test_a_live_source_ends_when_it_is_asked_to_and_keeps_its_rows(look: Look) -> None:
     os.mkfifo("pipe.ts")
     content = Path(video("talk.ts", 60)).read_bytes()

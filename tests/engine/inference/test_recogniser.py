@@ -267,6 +267,7 @@ def test_results_are_a_table(recogniser: Callable) -> None:
         {"smoothing": float("nan")},
         {"stride": float("inf")},
         {"min_score": float("nan")},
+        {"every": 2, "fps": 3.0},
         {"detect_every": 31},
         {"faces": "perhaps"},
         {"precision": "fp12"},
