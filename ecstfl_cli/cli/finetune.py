@@ -176,7 +176,7 @@ Resume = Annotated[
     Path | None,
     _option("--resume", panel=RUN, metavar="RUN", help="Run folder to continue; its own recipe is used if none is."),
 ]
-Output = Annotated[str | None, _option("--output", panel=RUN, help="Folder that run folders are made in.")]
+Output = Annotated[str | None, _option("--out", "--output", panel=RUN, help="Folder that run folders are made in.")]
 AsJson = Annotated[bool, _option("--json", panel=RUN, help="Print the result as JSON.")]
 
 

@@ -18,7 +18,7 @@ from ecstfl_cli import __version__
 from ecstfl_cli.engine.data.samples import fingerprint_of
 from ecstfl_cli.errors import DataError, suggest
 from ecstfl_cli.labels import LabelMap
-from ecstfl_cli.pathfile import write_atomically
+from ecstfl_cli.pathfile import SUFFIXES, write_atomically
 
 FORMAT = "ecstfl-annotation/1"
 _PER_SPLIT = ("files", "samples", "counts", "fingerprint", "extra")
@@ -193,6 +193,14 @@ def _named_manifest(given: Path, out: Path) -> dict[str, Any]:
     """The manifest of this name in `out`, or at this path."""
     path = given if given.suffix == ".json" else out / f"{given}.json"
     manifest = read(path)
+    if manifest is None and given.suffix.lower() in SUFFIXES.values():
+        beside = read_manifest_for(given)
+        raise DataError(
+            f"{given} is a path file, not a manifest",
+            f"Give the manifest beside it, with all its splits: {beside['path']}"
+            if beside
+            else "Make one, of a data set with all its splits: `ecstfl prepare --data-root DIR`.",
+        )
     if manifest is None:
         known = [found["name"] for found in all_in(out)]
         there = f"Manifests in {out}: {', '.join(known)}." if known else f"{out} holds no manifest."

@@ -270,6 +270,11 @@ def test_the_command_packs_what_was_prepared_or_a_manifest(tiny_clips, cli, tmp_
         samples = samples_of(tmp_path / "annotation", f"tiny_clips_pack{size}", "video")
         assert open_clip(samples[0].source).read([3])[0].shape == (size, size, 3)
     assert cli("prepare", "nothing", "--pack", 12, cwd=tmp_path).exit_code == 1
+    listed, manifest = tmp_path / "annotation" / "tiny_clips_train.txt", tmp_path / "annotation" / "tiny_clips.json"
+    result = cli("prepare", listed, "--pack", 12, cwd=tmp_path)
+    assert result.exit_code == 1
+    assert f"{listed} is a path file, not a manifest" in result.stderr
+    assert str(manifest) in result.stderr
 
 
 def test_datasets_opens_the_shards(prepared) -> None:
