@@ -11,7 +11,7 @@ import time
 import typer
 
 from ecstfl_cli import __version__
-from ecstfl_cli.cli import checkpoints, demo, export, finetune, infer, labels, plugins, prepare, recipes
+from ecstfl_cli.cli import checkpoints, demo, doctor, export, finetune, infer, labels, plugins, prepare, recipes
 from ecstfl_cli.cli.console import err, escaped, is_main
 from ecstfl_cli.errors import EcstflError
 
@@ -37,6 +37,7 @@ recipes.register(app)
 labels.register(app)
 checkpoints.register(app)
 plugins.register(app)
+doctor.register(app)
 demo.register(app)
 
 
