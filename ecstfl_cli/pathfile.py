@@ -25,6 +25,7 @@ from ecstfl_cli.api import Modality, PathRow
 from ecstfl_cli.errors import DataError, LabelMapError, listing
 from ecstfl_cli.files import complete_file
 from ecstfl_cli.labels import INDEX, LabelMap
+from ecstfl_cli.wording import counted
 
 SUFFIXES: dict[Modality, str] = {"img": ".csv", "video": ".txt"}
 PATH_COLUMNS = ("filepath", "path")
@@ -106,7 +107,7 @@ def read(path: str | Path, *, root: Path | None, label_map: LabelMap | None, req
     """
     found = scan(path, root=root, label_map=label_map, require_labels=require_labels)
     if found.problems:
-        raise problems_error(f"{found.path} has {_counted(len(found.problems), 'wrong row')}", found.problems)
+        raise problems_error(f"{found.path} has {counted(len(found.problems), 'wrong row')}", found.problems)
     return found
 
 
@@ -382,7 +383,3 @@ def _base(written: Sequence[str], candidates: Sequence[Path]) -> Path:
     n = min(_SAMPLE, len(relative))
     sample = [portable(relative[i * len(relative) // n]) for i in range(n)]
     return max(candidates, key=lambda base: sum((base / local).exists() for local in sample))
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

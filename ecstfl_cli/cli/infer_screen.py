@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ecstfl_cli.cli import console
+from ecstfl_cli.wording import clock, counted
 
 if TYPE_CHECKING:
     from ecstfl_cli.engine.inference.infer_media import MediaResult
@@ -52,19 +53,19 @@ def _print_source(source: SourceSummary, names: Sequence[str]) -> None:
     if source.failed:
         return
     still = source.kind == "image"
-    length = "" if still else f"  {_clock(source.duration or 0.0)}"
+    length = "" if still else f"  {clock(source.duration or 0.0)}"
     if not source.faces:
         _line(f"{source.name}{length}  no face was found")
         return
     if still and source.faces == 1:
         _line(f"{source.name}  {_likeliest(source.shown[0], names)}")
         return
-    console.out.print(f"{source.name}{length}  {_count(source.faces, 'face')}", markup=False, style="bold")
+    console.out.print(f"{source.name}{length}  {counted(source.faces, 'face')}", markup=False, style="bold")
     for face in source.shown[:FACES]:
         if still:
             _line(f"  face {face.face}  {_likeliest(face, names)}")
         else:
-            _line(f"  face {face.face}  {_clock(face.first)} to {_clock(face.last)}  {_shares(face.seconds, names)}")
+            _line(f"  face {face.face}  {clock(face.first)} to {clock(face.last)}  {_shares(face.seconds, names)}")
     if source.faces > FACES:
         _line(f"  … and {source.faces - FACES} more")
 
@@ -79,8 +80,8 @@ def _print_all(result: MediaResult, names: Sequence[str]) -> None:
         seen = [source.seconds for source in of_kind if source.seconds]
         totals = [sum(column) for column in zip(*seen, strict=True)]
         faces = sum(source.faces for source in of_kind)
-        length = "" if stills else f", {_clock(sum(source.duration or 0.0 for source in of_kind))}"
-        text = f"{_count(len(of_kind), what)}{length}, {_count(faces, 'face')}"
+        length = "" if stills else f", {clock(sum(source.duration or 0.0 for source in of_kind))}"
+        text = f"{counted(len(of_kind), what)}{length}, {counted(faces, 'face')}"
         console.out.print(f"{text}  {_shares(totals, names, len(names))}".rstrip(), markup=False, style="bold")
 
 
@@ -95,19 +96,6 @@ def _shares(seconds: Sequence[float], names: Sequence[str], most: int = CLASSES)
         return ""
     order = sorted(range(len(seconds)), key=lambda k: -seconds[k])[:most]
     return "  ".join(f"{names[k]} {100 * seconds[k] / total:.0f}%" for k in order if seconds[k] >= 0.005 * total)
-
-
-def _clock(seconds: float) -> str:
-    """Minutes, seconds and tenths, with hours where there are any."""
-    tenths = round(10 * seconds)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    start = f"{hours}:{minutes:02}" if hours else f"{minutes}"
-    return f"{start}:{rest / 10:04.1f}"
-
-
-def _count(n: int, word: str) -> str:
-    return f"{n} {word}" + ("" if n == 1 else "s")
 
 
 def _line(text: str) -> None:
@@ -158,5 +146,5 @@ class LiveScreen:
             if self._told.get(result.face) != result.expression and time - since >= self.LASTS:
                 self._told[result.face] = result.expression
                 prob = result.probs[result.expression]
-                _line(f"{_clock(time)}  face {result.face}  {labels.names[result.expression]} {prob:.2f}")
+                _line(f"{clock(time)}  face {result.face}  {labels.names[result.expression]} {prob:.2f}")
                 sys.stdout.flush()

@@ -17,17 +17,15 @@ from ecstfl_cli.media.frames import is_address
 from ecstfl_cli.report.markup import (
     Classes,
     Markup,
-    clock,
-    count,
     join,
     join_lines,
     search_field,
     sortable_head,
     tag,
-    time_span,
 )
 from ecstfl_cli.report.sections import image_section, video_section
 from ecstfl_cli.report.source import FaceReport, SourceReport, thinned
+from ecstfl_cli.wording import clock, counted, time_span
 
 # What a page may hold of charts' points and of pictures, in all; each face gets its part of it.
 ALL_POINTS, FEWEST_POINTS = 200_000, 200
@@ -174,11 +172,11 @@ def _end(source: SourceReport) -> float:
 def _header(title: str, folder: str, videos: Sequence[SourceReport], images: Sequence[SourceReport]) -> Markup:
     faces = sum(len(source.faces) + source.more_faces for source in [*videos, *images])
     counts = [
-        count(len(videos), "video") if videos else "",
+        counted(len(videos), "video") if videos else "",
         f"{time_span(sum(source.duration or 0 for source in videos))} of it" if any(v.read for v in videos) else "",
-        count(len(images), "image") if images else "",
-        count(faces, "face"),
-        count(sum(source.n_rows for source in [*videos, *images]), "row"),
+        counted(len(images), "image") if images else "",
+        counted(faces, "face"),
+        counted(sum(source.n_rows for source in [*videos, *images]), "row"),
     ]
     lead = ", ".join(text for text in counts if text) + (f", in {folder}" if folder else "")
     links = [
@@ -209,7 +207,7 @@ def _problems(sources: Sequence[SourceReport]) -> Markup:
     items = [tag("li", join(tag("b", name), f": {problem}")) for name, problem in problems[:PROBLEMS]]
     if len(problems) > PROBLEMS:
         items.append(tag("li", f"… and {len(problems) - PROBLEMS} more"))
-    heading = tag("h2", count(len(problems), "problem"), id="problems-title")
+    heading = tag("h2", counted(len(problems), "problem"), id="problems-title")
     body = tag("ul", join(*items), class_="problems")
     if len(items) > OPEN_PROBLEMS:
         body = tag("details", join(tag("summary", "Show them"), body))

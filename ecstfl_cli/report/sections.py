@@ -7,18 +7,15 @@ from collections.abc import Sequence
 from ecstfl_cli.report.markup import (
     Classes,
     Markup,
-    clock,
-    count,
     join,
     join_lines,
-    percent,
     search_field,
     sortable_head,
     tag,
     thumbnail_image,
-    time_span,
 )
 from ecstfl_cli.report.source import FaceReport, SourceReport, longest
+from ecstfl_cli.wording import clock, counted, percent, time_span
 
 # Images in the gallery and rows in its table.
 GALLERY, GALLERY_ROWS = 240, 2_000
@@ -28,10 +25,10 @@ OPEN_SEGMENTS = 12
 
 def video_section(classes: Classes, i: int, source: SourceReport, rows: int) -> Markup:
     """One video: its facts, and for each face shares, chart, thumbnails and at most `rows` segments in a table."""
-    facts = [time_span(source.duration or 0.0), count(len(source.faces) + source.more_faces, "face")]
+    facts = [time_span(source.duration or 0.0), counted(len(source.faces) + source.more_faces, "face")]
     parts = [
         tag("h2", source.name, id=f"source-{i}-title"),
-        tag("p", ", ".join([*facts, count(source.n_rows, "row")]), class_="soft small"),
+        tag("p", ", ".join([*facts, counted(source.n_rows, "row")]), class_="soft small"),
         *(tag("p", problem, class_="small soft") for problem in source.problems[:5]),
     ]
     if not source.faces and not source.problems:
@@ -40,7 +37,9 @@ def video_section(classes: Classes, i: int, source: SourceReport, rows: int) -> 
         parts += [classes.bar(source.shares), classes.key(source.shares)]
     parts += [_face(classes, i, j, face, rows) for j, face in enumerate(source.faces)]
     if source.more_faces:
-        parts.append(tag("p", f"{count(source.more_faces, 'more face')}, seen for shorter, not shown.", class_="soft"))
+        parts.append(
+            tag("p", f"{counted(source.more_faces, 'more face')}, seen for shorter, not shown.", class_="soft")
+        )
     return tag("section", join_lines(*parts), id=f"source-{i}", class_="source", aria_labelledby=f"source-{i}-title")
 
 
@@ -139,7 +138,7 @@ def _segments(classes: Classes, face: FaceReport, most: int) -> Markup:
     ]
     table = tag("table", join_lines(sortable_head(*head), tag("tbody", join_lines(*rows))), class_="sortable")
     left_out = f", the {len(rows):,} longest of them listed" if len(rows) < face.n_segments else ""
-    summary = tag("summary", count(face.n_segments, "segment") + left_out)
+    summary = tag("summary", counted(face.n_segments, "segment") + left_out)
     return tag(
         "details", join(summary, tag("div", table, class_="table")), open=True if len(rows) <= OPEN_SEGMENTS else None
     )
@@ -162,14 +161,14 @@ def image_section(classes: Classes, images: Sequence[SourceReport]) -> Markup:
     rows += [_image_row(classes, source, None) for source in without[: max(0, GALLERY_ROWS - len(rows))]]
     notes = []
     if len(faces) > len(pictured) and pictured:
-        notes.append(f"The first {len(pictured):,} of {count(len(faces), 'face')} are pictured.")
+        notes.append(f"The first {len(pictured):,} of {counted(len(faces), 'face')} are pictured.")
     if len(faces) + len(without) > len(rows):
         notes.append(f"The first {len(rows):,} rows are listed; the predictions' file has all of them.")
     body = join_lines(
         tag("h2", "Images", id="images-title"),
         tag(
             "p",
-            f"{count(len(images), 'image')}, {count(len(faces), 'face')}, {len(without) - unread} without a face"
+            f"{counted(len(images), 'image')}, {counted(len(faces), 'face')}, {len(without) - unread} without a face"
             + (f", {unread} not read." if unread else "."),
         ),
         search_field("#images .gallery li, #images tbody tr", "Find an image") if len(images) > 8 else "",

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecstfl_cli.components.perceptual_hash import near_pairs, standardised
-from ecstfl_cli.engine.check.findings import ITEMS, TOLERANCE, Finding, Item, Verdict, counted, item
+from ecstfl_cli.engine.check.findings import ITEMS, TOLERANCE, Finding, Item, Verdict, item
 from ecstfl_cli.engine.check.reading import Readings
 from ecstfl_cli.engine.check.target import CheckTarget, Split
+from ecstfl_cli.wording import counted
 
 # Correlation of two thumbnails from which they show one picture: recropped or recoloured photographs have 0.9 and more.
 _SAME_PICTURE = 0.9

@@ -7,9 +7,10 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from ecstfl_cli.engine.check.findings import Finding, Item, counted, item, items_where
+from ecstfl_cli.engine.check.findings import Finding, Item, item, items_where
 from ecstfl_cli.engine.check.reading import Readings
 from ecstfl_cli.engine.check.target import CheckTarget, Split
+from ecstfl_cli.wording import counted
 
 _NOUN = {"img": "image", "video": "clip"}
 # Faces of fewer pixels hold little expression; longer than this, a picture is hardly a face crop.

@@ -66,8 +66,3 @@ def items_where(
         for split in target.splits
         for row in np.flatnonzero(is_meant(split)).tolist()
     ]
-
-
-def counted(n: int, noun: str) -> str:
-    """`1 clip`, `2 clips`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

@@ -8,8 +8,9 @@ from itertools import combinations
 
 from ecstfl_cli.components.datasets import FALLBACKS
 from ecstfl_cli.components.datasets.published_counts import PublishedCounts, published_counts
-from ecstfl_cli.engine.check.findings import TOLERANCE, Finding, Item, Verdict, counted, item
+from ecstfl_cli.engine.check.findings import TOLERANCE, Finding, Item, Verdict, item
 from ecstfl_cli.engine.check.target import CheckTarget, Split
+from ecstfl_cli.wording import counted
 
 
 def check_subjects(target: CheckTarget) -> Finding:

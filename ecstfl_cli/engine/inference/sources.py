@@ -15,6 +15,7 @@ from typing import IO, Literal
 from ecstfl_cli.errors import DataError, listing, suggest
 from ecstfl_cli.media.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_address, natural_key
 from ecstfl_cli.media.moving import is_animated
+from ecstfl_cli.wording import counted
 
 Kind = Literal["image", "video", "frames", "stream", "camera"]
 # Sources that end when the user says so, and cannot be looked at again.
@@ -66,7 +67,7 @@ class Found:
         """One line: how many sources of which kind."""
         words = {"image": "image", "video": "video", "frames": "frame folder", "stream": "stream", "camera": "camera"}
         counts = Counter(source.kind for source in self.sources)
-        return ", ".join(f"{n} {words[kind]}{'' if n == 1 else 's'}" for kind, n in counts.items()) or "nothing"
+        return ", ".join(f"{counted(n, words[kind])}" for kind, n in counts.items()) or "nothing"
 
     def describe_passed_over(self) -> str:
         """One line: how many files were passed over, by ending; empty where none was."""
