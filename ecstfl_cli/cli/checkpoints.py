@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ecstfl_cli.cli import console
-from ecstfl_cli.cli.prepare import FaceAlign
+from ecstfl_cli.cli.choices import FaceAlign
 
 if TYPE_CHECKING:
     from ecstfl_cli.api import InputSpec, ModelSpec

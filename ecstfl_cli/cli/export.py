@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ecstfl_cli.cli import console
-from ecstfl_cli.cli.finetune import Device
+from ecstfl_cli.cli.choices import Device
 
 if TYPE_CHECKING:
     from ecstfl_cli.engine.weights.export import ExportResult

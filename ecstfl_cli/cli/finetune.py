@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ecstfl_cli.cli import console, launcher
+from ecstfl_cli.cli import finetune_options as options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,204 +20,44 @@ if TYPE_CHECKING:
     from ecstfl_cli.recipe import Recipe
 
 
-class Modality(str, Enum):
-    """What `--type` takes."""
-
-    img = "img"
-    video = "video"
-
-
-class Device(str, Enum):
-    """What `--device` takes."""
-
-    auto = "auto"
-    cpu = "cpu"
-    gpu = "gpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Precision(str, Enum):
-    """What `--precision` takes."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Tracker(str, Enum):
-    """What `--trackers` takes."""
-
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-    mlflow = "mlflow"
-
-
-DATA, TRAINING, RUN = "Model and data", "Training", "Run"
-
-
-def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=panel, help=help, **more)
-
-
-RecipeName = Annotated[
-    str | None,
-    typer.Argument(metavar="RECIPE", help="A recipe file, or a name that `ecstfl recipes` lists."),
-]
-Settings = Annotated[
-    list[str] | None,
-    _option(
-        "--set",
-        panel=RUN,
-        metavar="KEY.PATH=VALUE",
-        help="Set any recipe key, e.g. --set augment.hflip=0. Repeat it for more; the other options come after it.",
-    ),
-]
-Type = Annotated[Modality | None, _option("--type", panel=DATA, help="Stills or clips.")]
-ModelName = Annotated[
-    str | None,
-    _option(
-        "--model-name",
-        panel=DATA,
-        help="A model of the reference release: resnet18, r3d, their _ECSTFL forms, or released weights such as "
-        "r3d_ECSTFL_dfew to start from. With a recipe it replaces the network.",
-    ),
-]
-ListFileTrain = Annotated[
-    str | None,
-    _option("--list-file-train", panel=DATA, help="Path file to train on. Without a recipe: annotation/*_train."),
-]
-ListFileVal = Annotated[
-    str | None,
-    _option(
-        "--list-file-val",
-        panel=DATA,
-        help="Path file to choose the best epoch on; with a validation split it is tested on after training instead.",
-    ),
-]
-ValSplit = Annotated[
-    float | None,
-    _option("--val-split", panel=DATA, help="Part of the training list to choose the best epoch on, e.g. 0.1."),
-]
-DataRoot = Annotated[
-    str | None, _option("--data-root", panel=DATA, help="Folder that relative paths of the path files start from.")
-]
-LabelMapName = Annotated[
-    str | None,
-    _option(
-        "--label-map",
-        panel=DATA,
-        help="Label map of the model, that is the classes it learns. The path files' own is data.label_map.",
-    ),
-]
-DropClasses = Annotated[
-    bool,
-    _option(
-        "--drop-classes",
-        panel=DATA,
-        help="Leave samples out whose class the model's label map lacks, instead of stopping; how many is said.",
-    ),
-]
-SkipBad = Annotated[
-    bool, _option("--skip-bad", panel=DATA, help="Leave bad rows out, into a rejects file, instead of stopping.")
-]
-Gamma = Annotated[
-    float | None, _option("--gamma", panel=TRAINING, help="Weight of the EC-STFL loss; 0 is plain cross-entropy.")
-]
-Epochs = Annotated[int | None, _option("--epochs", panel=TRAINING, help="Epochs to train.")]
-BatchSize = Annotated[int | None, _option("--batch-size", "-b", panel=TRAINING, help="Samples in a step.")]
-LearningRate = Annotated[
-    float | None, _option("--lr", "--learning-rate", panel=TRAINING, help="Learning rate at the start.")
-]
-Momentum = Annotated[float | None, _option("--momentum", panel=TRAINING, help="Momentum of SGD.")]
-WeightDecay = Annotated[float | None, _option("--wd", "--weight-decay", panel=TRAINING, help="Weight decay.")]
-StepSize = Annotated[
-    int | None,
-    _option("--scheduler-stepsize", panel=TRAINING, help="Epochs after which the step schedule lowers the rate."),
-]
-Seed = Annotated[int | None, _option("--seed", panel=TRAINING, help="Seed of weights, order, augmentation and split.")]
-DeviceName = Annotated[
-    Device | None, _option("--device", panel=RUN, help="Where to train; gpu means whatever accelerator is here.")
-]
-PrecisionName = Annotated[Precision | None, _option("--precision", panel=RUN, help="Precision of the training step.")]
-Compile = Annotated[
-    bool, _option("--compile", panel=RUN, help="Compile the network with torch.compile; what that costs is shown.")
-]
-Workers = Annotated[
-    int | None,
-    _option("--workers", "-j", panel=RUN, help="Processes that load samples, for each training process."),
-]
-ProcessCount = Annotated[
-    int | None,
-    _option("--processes", panel=RUN, min=1, help="Train in so many processes of this machine, one a GPU."),
-]
-SaveEvery = Annotated[
-    str | None,
-    _option("--save-every", panel=RUN, help="Save the state within epochs, too: every so many steps, or 15min."),
-]
-MaxMinutes = Annotated[
-    float | None,
-    _option("--max-minutes", panel=RUN, help="Save and stop after so many minutes; --resume continues."),
-]
-DetectAnomaly = Annotated[
-    bool,
-    _option("--detect-anomaly", panel=RUN, help="Name the layer whose output or gradient is first not finite; slow."),
-]
-TrackerNames = Annotated[
-    list[Tracker] | None,
-    _option("--trackers", panel=RUN, help="Log curves and pictures there as well. Repeat it for more than one."),
-]
-Repeat = Annotated[
-    Path | None,
-    _option("--repeat", panel=RUN, metavar="RUN", help="Run folder to train once more; what differs is reported."),
-]
-Resume = Annotated[
-    Path | None,
-    _option("--resume", panel=RUN, metavar="RUN", help="Run folder to continue; its own recipe is used if none is."),
-]
-Output = Annotated[str | None, _option("--out", "--output", panel=RUN, help="Folder that run folders are made in.")]
-AsJson = Annotated[bool, _option("--json", panel=RUN, help="Print the result as JSON.")]
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command("finetune")(finetune)
 
 
 def finetune(
-    recipe: RecipeName = None,
-    type: Type = None,
-    model_name: ModelName = None,
-    list_file_train: ListFileTrain = None,
-    list_file_val: ListFileVal = None,
-    val_split: ValSplit = None,
-    data_root: DataRoot = None,
-    label_map: LabelMapName = None,
-    drop_classes: DropClasses = False,
-    skip_bad: SkipBad = False,
-    gamma: Gamma = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    lr: LearningRate = None,
-    momentum: Momentum = None,
-    wd: WeightDecay = None,
-    scheduler_stepsize: StepSize = None,
-    seed: Seed = None,
-    settings: Settings = None,
-    device: DeviceName = None,
-    precision: PrecisionName = None,
-    compile: Compile = False,
-    workers: Workers = None,
-    processes: ProcessCount = None,
-    save_every: SaveEvery = None,
-    max_minutes: MaxMinutes = None,
-    detect_anomaly: DetectAnomaly = False,
-    trackers: TrackerNames = None,
-    resume: Resume = None,
-    repeat: Repeat = None,
-    output: Output = None,
-    as_json: AsJson = False,
+    recipe: options.RecipeName = None,
+    type: options.Type = None,
+    model_name: options.ModelName = None,
+    list_file_train: options.ListFileTrain = None,
+    list_file_val: options.ListFileVal = None,
+    val_split: options.ValSplit = None,
+    data_root: options.DataRoot = None,
+    label_map: options.LabelMapName = None,
+    drop_classes: options.DropClasses = False,
+    skip_bad: options.SkipBad = False,
+    gamma: options.Gamma = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    lr: options.LearningRate = None,
+    momentum: options.Momentum = None,
+    wd: options.WeightDecay = None,
+    scheduler_stepsize: options.StepSize = None,
+    seed: options.Seed = None,
+    settings: options.Settings = None,
+    device: options.DeviceName = None,
+    precision: options.PrecisionName = None,
+    compile: options.Compile = False,
+    workers: options.Workers = None,
+    processes: options.ProcessCount = None,
+    save_every: options.SaveEvery = None,
+    max_minutes: options.MaxMinutes = None,
+    detect_anomaly: options.DetectAnomaly = False,
+    trackers: options.TrackerNames = None,
+    resume: options.Resume = None,
+    repeat: options.Repeat = None,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train a recipe, evaluate its last and its best epoch, and keep everything in a run folder.
 

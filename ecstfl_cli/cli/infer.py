@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from ecstfl_cli.cli import console
-from ecstfl_cli.cli.finetune import Device, Modality, Precision
+from ecstfl_cli.cli import infer_options as options
+from ecstfl_cli.cli.choices import Device, Precision
+from ecstfl_cli.engine.inference import defaults
 from ecstfl_cli.errors import EcstflError
-from ecstfl_cli.media.faces import MOST_BETWEEN
 
 if TYPE_CHECKING:
     from ecstfl_cli.api import Modality as ModelModality
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ecstfl_cli.engine.inference.results import FaceResult
     from ecstfl_cli.labels import LabelMap
 
-MODEL, LOOKING, OUTPUT, JOB, LISTS = "Model", "Videos and images", "Output", "Computing", "Path files"
 # The exit code of shells for what Ctrl-C has ended.
 INTERRUPTED = 130
 ROWS_SHOWN = 20
@@ -35,166 +35,40 @@ def register(app: typer.Typer) -> None:
 
 def infer(
     ctx: typer.Context,
-    inputs: list[str] = typer.Argument(
-        None,
-        metavar="[VIDEO|IMAGE|DIRECTORY|PATTERN|ADDRESS|PATHFILE|-]...",
-        help="What to look at; - reads paths from standard input, one a line. The path file that `ecstfl prepare` "
-        "wrote last if not given.",
-    ),
-    model: str = typer.Option(
-        None,
-        "--model",
-        "--model-name",
-        rich_help_panel=MODEL,
-        help="A checkpoint file, a run folder, an .onnx file, or a name of `ecstfl checkpoints`. If not given, the one "
-        "that ships with ecstfl; for path files the newest finished run.",
-    ),
-    modality: Modality = typer.Option(
-        None, "--type", rich_help_panel=MODEL, help="Stills or clips; the model must be for them."
-    ),
-    backbone: str = typer.Option(
-        None,
-        "--backbone",
-        rich_help_panel=MODEL,
-        help="Backbone of a foreign checkpoint, where its tensors do not tell.",
-    ),
-    model_label_map: str = typer.Option(
-        None,
-        "--model-label-map",
-        rich_help_panel=MODEL,
-        help="Label map of a foreign checkpoint's outputs, which names no classes.",
-    ),
-    flip: bool = typer.Option(
-        False,
-        "--flip",
-        rich_help_panel=MODEL,
-        help="Look at each face and its mirror image, and take the mean: more accurate, twice the computation.",
-    ),
-    camera: str = typer.Option(
-        None, "--camera", rich_help_panel=LOOKING, help="A camera by its number, from 0, or its name."
-    ),
-    faces: bool = typer.Option(
-        None,
-        "--faces/--no-faces",
-        rich_help_panel=LOOKING,
-        help="Find faces, or take each picture for one. If not given, square pictures of 16 to 128 pixels are faces.",
-    ),
-    every: int = typer.Option(1, "--every", rich_help_panel=LOOKING, min=1, help="Look at every Nth frame of videos."),
-    fps: float = typer.Option(
-        None, "--fps", rich_help_panel=LOOKING, help="Look at so many frames a second, whatever a video has."
-    ),
-    detect_every: int = typer.Option(
-        3,
-        "--detect-every",
-        rich_help_panel=LOOKING,
-        min=1,
-        max=MOST_BETWEEN,
-        help="Find faces in every Nth of the frames looked at and interpolate in between; streams: in each.",
-    ),
-    smoothing: float = typer.Option(
-        0.3,
-        "--smoothing",
-        rich_help_panel=LOOKING,
-        min=0.0,
-        help="Seconds over which a face's probabilities are averaged; 0 leaves them as they are.",
-    ),
-    window: float = typer.Option(1.0, "--window", rich_help_panel=LOOKING, help="Seconds that a model for clips sees."),
-    stride: float = typer.Option(
-        0.5, "--stride", rich_help_panel=LOOKING, help="Seconds from one such window to the next."
-    ),
-    min_score: float = typer.Option(
-        None,
-        "--min-score",
-        rich_help_panel=LOOKING,
-        min=0.0,
-        max=1.0,
-        help="Leave out faces that the detector is less sure of.",
-    ),
-    frame_rate: float = typer.Option(
-        None,
-        "--frame-rate",
-        rich_help_panel=LOOKING,
-        help="A folder's images are the frames of a video, so many a second; without it they are stills.",
-    ),
-    max_seconds: float = typer.Option(
-        None, "--max-seconds", rich_help_panel=LOOKING, help="Look at the first seconds of videos or streams."
-    ),
-    null: bool = typer.Option(
-        False, "--null", "-0", rich_help_panel=LOOKING, help="Paths read by - end with NUL characters."
-    ),
-    out: Path = typer.Option(
-        None, "--out", rich_help_panel=OUTPUT, help="Folder for the results. A new one under runs/infer if not given."
-    ),
-    as_json: bool = typer.Option(
-        False,
-        "--json",
-        rich_help_panel=OUTPUT,
-        help="Print the result as JSON, and write predictions.json too; of a camera or stream each row as it comes.",
-    ),
-    parquet: bool = typer.Option(False, "--parquet", rich_help_panel=OUTPUT, help="Write predictions.parquet too."),
-    annotate: bool = typer.Option(
-        False, "--annotate", rich_help_panel=OUTPUT, help="Write copies with boxes, names and bar charts drawn on them."
-    ),
-    report: bool = typer.Option(
-        False, "--report", rich_help_panel=OUTPUT, help="Write report.html, to look at in a browser."
-    ),
-    resume: Path = typer.Option(
-        None, "--resume", rich_help_panel=JOB, help="Go on with an unfinished result in this folder."
-    ),
-    shard: str = typer.Option(
-        None,
-        "--shard",
-        rich_help_panel=JOB,
-        metavar="I/N",
-        help="Do part I of N, from 1, with the same --out as the others.",
-    ),
-    merge: Path = typer.Option(
-        None, "--merge", rich_help_panel=JOB, help="Put the parts together that shards have left in this folder."
-    ),
-    device: Device = typer.Option(
-        Device.auto, "--device", rich_help_panel=JOB, help="Where to compute; gpu is CUDA or Apple's."
-    ),
-    precision: Precision = typer.Option(
-        Precision.auto, "--precision", rich_help_panel=JOB, help="Number format; auto is fp32 on a CPU."
-    ),
-    batch_size: int = typer.Option(
-        None,
-        "--batch-size",
-        "-b",
-        rich_help_panel=JOB,
-        min=1,
-        help="Faces or clips computed at a time; 32, for path files 16.",
-    ),
-    workers: int = typer.Option(
-        None,
-        "--workers",
-        "-j",
-        "--jobs",
-        rich_help_panel=JOB,
-        min=0,
-        help="Processes that look at files, or read the images of path files. Chosen by the machine if not given.",
-    ),
-    label_map: str = typer.Option(
-        None,
-        "--label-map",
-        rich_help_panel=LISTS,
-        help="Label map of the path files' labels, where `ecstfl prepare` did not record it.",
-    ),
-    data_root: Path = typer.Option(
-        None, "--data-root", rich_help_panel=LISTS, help="Folder that relative paths in path files start from."
-    ),
-    drop_classes: bool = typer.Option(
-        False,
-        "--drop-classes",
-        rich_help_panel=LISTS,
-        help="Leave samples out whose class the model lacks, instead of stopping.",
-    ),
-    skip_bad: bool = typer.Option(
-        False,
-        "--skip-bad",
-        rich_help_panel=LISTS,
-        help="Leave unreadable samples out, into a rejects file, instead of stopping. Videos and images always are.",
-    ),
+    inputs: options.Inputs = None,
+    model: options.ModelName = None,
+    modality: options.Type = None,
+    backbone: options.BackboneName = None,
+    model_label_map: options.ModelLabelMap = None,
+    flip: options.Flip = False,
+    camera: options.Camera = None,
+    faces: options.Faces = None,
+    every: options.Every = 1,
+    fps: options.Fps = None,
+    detect_every: options.DetectEvery = defaults.DETECT_EVERY,
+    smoothing: options.Smoothing = defaults.SMOOTHING,
+    window: options.Window = defaults.WINDOW,
+    stride: options.Stride = defaults.STRIDE,
+    min_score: options.MinScore = None,
+    frame_rate: options.FrameRate = None,
+    max_seconds: options.MaxSeconds = None,
+    null: options.Null = False,
+    out: options.Out = None,
+    as_json: options.AsJson = False,
+    parquet: options.Parquet = False,
+    annotate: options.Annotate = False,
+    report: options.WithReport = False,
+    resume: options.Resume = None,
+    shard: options.Shard = None,
+    merge: options.Merge = None,
+    device: options.DeviceName = Device.auto,
+    precision: options.PrecisionName = Precision.auto,
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+    label_map: options.LabelMap = None,
+    data_root: options.DataRoot = None,
+    drop_classes: options.DropClasses = False,
+    skip_bad: options.SkipBad = False,
 ) -> None:
     """Recognise facial expressions in videos, images, folders of them, a camera or a stream, or evaluate on path files.
 
@@ -213,7 +87,7 @@ def infer(
     if camera is None and resume is None and merge is None and are_path_files(inputs or ()):
         # --no-faces is what path files are.
         console.refuse(
-            ctx, "path files", "annotate", "report", "shard", panels=[LOOKING], but=() if faces else ("faces",)
+            ctx, "path files", "annotate", "report", "shard", panels=[options.LOOKING], but=() if faces else ("faces",)
         )
         from ecstfl_cli.engine.inference.infer import infer as run_infer
 
@@ -226,7 +100,7 @@ def infer(
             flip=flip,
             out=out,
             formats=formats,
-            batch_size=batch_size or 16,
+            batch_size=batch_size or defaults.LISTED_BATCH_SIZE,
             workers="auto" if workers is None else workers,
             label_map=label_map_from(label_map) if label_map else None,
             model_label_map=outputs_of,
@@ -238,15 +112,7 @@ def infer(
         )
         console.print_json(evaluated.to_dict()) if as_json else print_result(evaluated)
         return
-    if merge:
-        console.refuse(ctx, "--merge", "out", "annotate", "report", panels=[MODEL, LOOKING, LISTS, JOB], but=("merge",))
-        if inputs:
-            raise EcstflError(f"{inputs[0]}: not with --merge", "The parts are those of the folder; name nothing else.")
-    if null and "-" not in (inputs or ()):
-        console.refuse(ctx, "inputs without a list on standard input, -", "null")
-    if resume:
-        console.refuse(ctx, "--resume, which goes on in its folder", "out")
-    console.refuse(ctx, "videos and images", panels=[LISTS])
+    _refuse_what_does_nothing(ctx, inputs or (), merge is not None, resume is not None, null)
     if fps is not None and every != 1:
         raise typer.BadParameter("--every and --fps both thin frames; give one of them")
     from ecstfl_cli.engine.inference.infer_media import Compute, MediaSettings
@@ -270,8 +136,21 @@ def infer(
         annotate=annotate,
         report=report,
     )
-    compute = Compute(device.value, precision.value, batch_size or 32, workers, backbone, outputs_of)
+    compute = Compute(device.value, precision.value, batch_size or defaults.BATCH_SIZE, workers, backbone, outputs_of)
     _look(settings, compute, wanted, out, resume, merge, shard, null)
+
+
+def _refuse_what_does_nothing(ctx: typer.Context, inputs: Sequence[str], merge: bool, resume: bool, null: bool) -> None:
+    if merge:
+        panels = [options.MODEL, options.LOOKING, options.LISTS, options.JOB]
+        console.refuse(ctx, "--merge", "out", "annotate", "report", panels=panels, but=("merge",))
+        if inputs:
+            raise EcstflError(f"{inputs[0]}: not with --merge", "The parts are those of the folder; name nothing else.")
+    if null and "-" not in inputs:
+        console.refuse(ctx, "inputs without a list on standard input, -", "null")
+    if resume:
+        console.refuse(ctx, "--resume, which goes on in its folder", "out")
+    console.refuse(ctx, "videos and images", panels=[options.LISTS])
 
 
 def _look(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ecstfl_cli.cli import console
+from ecstfl_cli.cli import prepare_options as options
+from ecstfl_cli.cli.choices import FaceAlign, PackCodec, PackResize
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,30 +19,6 @@ if TYPE_CHECKING:
     from ecstfl_cli.engine.preparation.prepared import Prepared
 
 
-class PackCodec(str, Enum):
-    """How packed frames are written; see media.packed.encode."""
-
-    JPEG = "jpeg"
-    PNG = "png"
-    RAW = "raw"
-
-
-class PackResize(str, Enum):
-    """How packed frames are sized; see engine.preparation.pack.Packing."""
-
-    SHORT = "short"
-    STRETCH = "stretch"
-
-
-class FaceAlign(str, Enum):
-    """How face crops lie; see api.FaceCrop."""
-
-    BOX = "box"
-    EYES = "eyes"
-
-
-# Panels of the help, of options that mean something together.
-CHECKING, CROPPING, PACKING = "Checking", "Faces", "Packing"
 # What fits into a terminal of 80 columns.
 _SPLITS_ACROSS, _CLASSES_ACROSS = 4, 8
 
@@ -53,102 +30,31 @@ def register(app: typer.Typer) -> None:
 
 def prepare(
     ctx: typer.Context,
-    files: list[Path] = typer.Argument(
-        None,
-        metavar="FILES",
-        help="Path files (.csv of images, .txt of clips) to re-root to the data root. With --check alone: path files, "
-        "or the name of a manifest, or a recipe (.yaml), to check as they are.",
-    ),
-    data_root: Path = typer.Option(None, "--data-root", help="Folder that holds the data set."),
-    dataset: str = typer.Option(
-        None, "--dataset", help="Name of the data set, instead of recognising it; `ecstfl plugins` lists them."
-    ),
-    option: list[str] = typer.Option(
-        None,
-        "--option",
-        metavar="KEY=VALUE",
-        help="An option of the data set, e.g. classes=8 of affectnet; docs/datasets.md lists them. May be repeated.",
-    ),
-    label_map: str = typer.Option(
-        None, "--label-map", help="Label map of the indices where the data set does not say, or to join its labels to."
-    ),
-    name: str = typer.Option(
-        None, "--name", help="Name of the path files and the manifest, instead of the data set's."
-    ),
-    out: Path = typer.Option(Path("annotation"), "--out", help="Folder that the path files are written to."),
-    images: Path = typer.Option(
-        None, "--images", help="Folder for the images of a data set that keeps them in a table, instead of --out."
-    ),
-    skip_bad: bool = typer.Option(
-        False, "--skip-bad", help="Leave rows that are not on disk out, into a rejects file, and exit with 0."
-    ),
-    check: bool = typer.Option(
-        False,
-        "--check",
-        rich_help_panel=CHECKING,
-        help="Read all of the data and give a verdict; without --data-root of what is there already.",
-    ),
-    check_faces: int = typer.Option(
-        200,
-        "--check-faces",
-        min=0,
-        rich_help_panel=CHECKING,
-        help="On how many frames --check looks for a face; 0 looks for none.",
-    ),
-    faces: bool = typer.Option(
-        False,
-        "--faces",
-        rich_help_panel=CROPPING,
-        help="Crop the main face of every sample, and list the crops. FILES may then also be videos, images and "
-        "folders of them, without --data-root.",
-    ),
-    detector: str = typer.Option(
-        "centerface", "--detector", rich_help_panel=CROPPING, help="What finds faces; `ecstfl plugins` lists them."
-    ),
-    min_score: float = typer.Option(
-        0.5, "--min-score", min=0, max=1, rich_help_panel=CROPPING, help="Faces scoring less are left out."
-    ),
-    align: FaceAlign = typer.Option(
-        FaceAlign.BOX,
-        "--align",
-        rich_help_panel=CROPPING,
-        help="Crops upright about the box, or turned and sized so that the eyes fit.",
-    ),
-    margin: float = typer.Option(
-        0.1, "--margin", min=-0.4, max=2, rich_help_panel=CROPPING, help="Added on each side, of the square's side."
-    ),
-    size: int = typer.Option(
-        224, "--size", min=16, max=4096, rich_help_panel=CROPPING, help="Height and width of the crops in pixels."
-    ),
-    faces_out: Path = typer.Option(
-        None, "--faces-out", rich_help_panel=CROPPING, help="Folder for the crops, instead of one in --out."
-    ),
-    workers: int = typer.Option(None, "--workers", min=1, help="Processes that crop or pack, instead of one a core."),
-    device: str = typer.Option(
-        "auto", "--device", rich_help_panel=CROPPING, help="What the detector runs on: auto, cpu, gpu, cuda, cuda:1."
-    ),
-    pack: int = typer.Option(
-        None,
-        "--pack",
-        rich_help_panel=PACKING,
-        metavar="SIZE",
-        min=8,
-        max=4096,
-        help="Pack what was prepared, or the manifest named by FILES, into a few large files of frames of this size.",
-    ),
-    pack_codec: PackCodec = typer.Option(
-        PackCodec.JPEG, "--pack-codec", rich_help_panel=PACKING, help="png and raw are lossless."
-    ),
-    pack_quality: int = typer.Option(
-        95, "--pack-quality", min=1, max=100, rich_help_panel=PACKING, help="Quality of packed JPEGs."
-    ),
-    pack_resize: PackResize = typer.Option(
-        PackResize.SHORT,
-        "--pack-resize",
-        rich_help_panel=PACKING,
-        help="SIZE is the shorter side, never enlarged, or that of both sides.",
-    ),
-    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+    files: options.Files = None,
+    data_root: options.DataRoot = None,
+    dataset: options.DatasetName = None,
+    option: options.DatasetOptions = None,
+    label_map: options.LabelMapName = None,
+    name: options.Name = None,
+    out: options.Out = Path("annotation"),
+    images: options.Images = None,
+    skip_bad: options.SkipBad = False,
+    check: options.Check = False,
+    check_faces: options.CheckFaces = 200,
+    faces: options.Faces = False,
+    detector: options.DetectorName = "centerface",
+    min_score: options.MinScore = 0.5,
+    align: options.Align = FaceAlign.BOX,
+    margin: options.Margin = 0.1,
+    size: options.Size = 224,
+    faces_out: options.FacesOut = None,
+    workers: options.Workers = None,
+    device: options.DeviceName = "auto",
+    pack: options.Pack = None,
+    pack_codec: options.PackCodecName = PackCodec.JPEG,
+    pack_quality: options.PackQuality = 95,
+    pack_resize: options.PackResizeName = PackResize.SHORT,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write path files for a data set, or re-root path files from another machine.
 
@@ -175,15 +81,15 @@ def prepare(
     if packing and data_root is None and not faces:
         if check or len(files or []) > 1:
             raise typer.BadParameter("without --data-root, --pack takes one manifest, and no --check")
-        packed = _pack(files[0] if files else None, packing, out, workers, reporter)
+        alone = _pack(files[0] if files else None, packing, out, workers, reporter)
         if as_json:
-            console.print_json({"pack": packed})
+            console.print_json({"pack": alone})
         raise typer.Exit(0)
     if check and data_root is None:
-        report = check_data(files or [], out, label_map, check_faces, as_json)
+        verdict = check_data(files or [], out, label_map, check_faces, as_json)
         if as_json:
-            console.print_json(report)
-        raise typer.Exit(report["verdict"] == "wrong")
+            console.print_json(verdict)
+        raise typer.Exit(verdict["verdict"] == "wrong")
     cropping = _cropping(detector, min_score, align, margin, size, faces_out, workers, device) if faces else None
     plugin: Any = dataset
     if cropping and files:
@@ -223,11 +129,11 @@ def prepare(
 
 def _refuse_what_does_nothing(ctx: typer.Context, check: bool, faces: bool, pack: bool, has_root: bool) -> None:
     if not check:
-        console.refuse(ctx, "a run without --check", panels=[CHECKING])
+        console.refuse(ctx, "a run without --check", panels=[options.CHECKING])
     if not faces:
-        console.refuse(ctx, "a run without --faces", panels=[CROPPING])
+        console.refuse(ctx, "a run without --faces", panels=[options.CROPPING])
     if not pack:
-        console.refuse(ctx, "a run without --pack", panels=[PACKING])
+        console.refuse(ctx, "a run without --pack", panels=[options.PACKING])
     if not (faces or pack):
         console.refuse(ctx, "a run without --faces or --pack", "workers")
     if (pack or check) and not (has_root or faces):

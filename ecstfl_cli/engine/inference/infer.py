@@ -15,6 +15,7 @@ from ecstfl_cli.components.metrics import Metrics
 from ecstfl_cli.engine.data.loader import EvaluationOrder, evaluation_loader, shut_down
 from ecstfl_cli.engine.data.samples import KIND, Sample
 from ecstfl_cli.engine.evaluate import Predictions, predict
+from ecstfl_cli.engine.inference.defaults import LISTED_BATCH_SIZE
 from ecstfl_cli.engine.inference.infer_inputs import (
     Source,
     decodable,
@@ -98,7 +99,7 @@ def infer(
     flip: bool = False,
     out: Path | None = None,
     formats: Sequence[str] = ("csv",),
-    batch_size: int = 16,
+    batch_size: int = LISTED_BATCH_SIZE,
     workers: int | str = "auto",
     label_map: LabelMap | None = None,
     model_label_map: LabelMap | None = None,

@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock
 
 from ecstfl_cli.api import Modality
+from ecstfl_cli.engine.inference.defaults import BATCH_SIZE
 from ecstfl_cli.engine.inference.infer import model_summary, require_modality, result_folder
 from ecstfl_cli.engine.inference.media_job import UNFINISHED, Job, MediaSettings, Shard, is_unfinished
 from ecstfl_cli.engine.inference.media_pool import look_at_units, media_workers
@@ -41,7 +42,7 @@ class Compute:
 
     device: str = "auto"
     precision: str = "auto"
-    batch_size: int = 32
+    batch_size: int = BATCH_SIZE
     workers: int | None = None
     backbone: str | None = None
     model_label_map: LabelMap | None = None

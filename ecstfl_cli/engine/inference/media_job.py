@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ecstfl_cli.engine.inference.defaults import DETECT_EVERY, SMOOTHING, STRIDE, WINDOW
 from ecstfl_cli.engine.inference.results import columns
 from ecstfl_cli.engine.inference.source_summary import SourceSummary
 from ecstfl_cli.engine.inference.sources import UNFINISHED, Found, MediaSource
@@ -42,10 +43,10 @@ class MediaSettings:
     faces: bool | str = "auto"
     every: int = 1
     fps: float | None = None
-    detect_every: int = 3
-    smoothing: float = 0.3
-    window: float = 1.0
-    stride: float = 0.5
+    detect_every: int = DETECT_EVERY
+    smoothing: float = SMOOTHING
+    window: float = WINDOW
+    stride: float = STRIDE
     min_score: float | None = None
     frame_rate: float | None = None
     max_seconds: float | None = None

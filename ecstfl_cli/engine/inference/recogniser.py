@@ -16,6 +16,7 @@ from PIL import Image
 
 from ecstfl_cli.api import FaceCrop
 from ecstfl_cli.components.transforms import resize
+from ecstfl_cli.engine.inference.defaults import BATCH_SIZE, DETECT_EVERY, SMOOTHING, STRIDE, WINDOW
 from ecstfl_cli.engine.inference.face_windows import FaceWindows, look_at_windows
 from ecstfl_cli.engine.inference.results import FaceResult, Problem, Results
 from ecstfl_cli.engine.inference.smoothing import Looked, smoothed
@@ -85,11 +86,11 @@ class Recogniser:
         faces: bool | Literal["auto"] = "auto",
         every: int = 1,
         fps: float | None = None,
-        detect_every: int = 3,
-        smoothing: float = 0.3,
-        window: float = 1.0,
-        stride: float = 0.5,
-        batch_size: int = 32,
+        detect_every: int = DETECT_EVERY,
+        smoothing: float = SMOOTHING,
+        window: float = WINDOW,
+        stride: float = STRIDE,
+        batch_size: int = BATCH_SIZE,
         threads: int | None = None,
         min_score: float | None = None,
         model_label_map: LabelMap | None = None,
