@@ -40,7 +40,8 @@ def launch(count: int) -> int:
         raise SignalException(f"got signal {number}", signal.Signals(number))
 
     # torch does not pass SIGUSR1 on: it would end this process and leave the others running.
-    signal.signal(signal.SIGUSR1, forward)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, forward)
     # A step, or a batch of an evaluation, may take longer than the 30 s after which torch kills.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")
     # The processes say themselves what is wrong.

@@ -208,7 +208,7 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("ok", "mps, of this Apple machine")
     elif DRIVER.exists() or shutil.which("nvidia-smi"):
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if hidden is not None and not hidden.strip("-1 "):
+        if hidden is not None and hidden.strip() in ("", "-1"):
             yield Finding("note", f"hidden: CUDA_VISIBLE_DEVICES is {hidden!r}", "Unset it to use the GPU.")
         else:
             built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs only"

@@ -1,10 +1,15 @@
-"""Cores that there are, and worker processes that do not outlive who started them."""
+"""Cores that there are, signals that stop, and worker processes that do not outlive who started them."""
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from multiprocessing import parent_process
+
+# SLURM sends SIGTERM before it takes a job's place away, and whatever `--signal` names before its time is up; Windows
+# has no SIGUSR1.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 def cores() -> int:

@@ -431,3 +431,19 @@ def test_options_that_would_do_nothing_are_refused(cli, tmp_path, words, told) -
     assert result.exit_code == 1
     assert told in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_lists_with_classes_of_their_own_are_rerooted(tiny_images, cli, tmp_path: Path) -> None:
+    """Their manifest has a list of names in place of a label map's name."""
+    data = tiny_images(classes=2)
+    for name, label in (("bored", "happy"), ("excited", "sad")):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for image in (data.root / "images").glob(f"*_{label}_*.jpg"):
+            image.rename(tmp_path / "own" / name / image.name)
+    assert cli("prepare", "--data-root", "own", "--out", "a", cwd=tmp_path).exit_code == 0
+    lists = sorted((tmp_path / "a").glob("*.csv"))
+    (tmp_path / "own").rename(tmp_path / "moved")
+    result = cli("prepare", "--data-root", "moved", *lists, "--out", "b", cwd=tmp_path)
+    assert result.exit_code == 0, result.stderr
+    (manifest,) = (tmp_path / "b").glob("*.json")
+    assert json.loads(manifest.read_text())["label_map"] == ["bored", "excited"]

@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ecstfl_cli import registry
 from ecstfl_cli.api import Batch, LossContext
+from ecstfl_cli.components.losses import ec_stfl
 from ecstfl_cli.errors import RecipeError
 
 CONTEXT = LossContext(num_classes=4, num_features=6, class_counts=(8, 4, 2, 2))
@@ -56,6 +57,20 @@ def test_ec_stfl_is_the_formula_of_the_release(target: list[int]) -> None:
 def test_ec_stfl_paper_is_equation_nine(p: float) -> None:
     x, y = torch.randn(7, 6, dtype=torch.float64), torch.tensor([0, 0, 1, 1, 1, 2, 3])
     assert float(value("ec_stfl_paper", x, y, p=p)) == pytest.approx(paper_by_loops(x, y, p), rel=1e-5)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+def test_without_cdist_distances_and_gradients_are_the_same(p: float) -> None:
+    """As on Apple's GPUs; two rows are equal, as the diagonal is."""
+    found = []
+    for distances in (ec_stfl._distances, ec_stfl._distances_by_differences):
+        x = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        x[1] = x[0]
+        x.requires_grad_()
+        distance = distances(x, p)
+        distance.square().sum().backward()
+        found += [(distance.detach(), x.grad)]
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("name", ["ec_stfl", "ec_stfl_paper"])

@@ -119,9 +119,9 @@ def test_a_driver_that_torch_cannot_use(one, monkeypatch, tmp_path: Path) -> Non
     assert found.state == "broken"
     assert torch.__version__ in found.found
     assert "nvidia-smi" in found.advice
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    (found,) = one("gpu")
-    assert found.state == "note"
+    for hidden, state in (("-1", "note"), ("", "note"), ("1", "broken"), ("0,1", "broken")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert [found.state for found in one("gpu")] == [state]
 
 
 def test_a_gpu_that_torch_sees_and_cannot_compute_on(one, monkeypatch) -> None:

@@ -19,6 +19,18 @@ def _full_precision(features: Tensor) -> Tensor:
     return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
 
 
+def _distances(x: Tensor, p: float) -> Tensor:
+    """Distances (n, n) of the rows of `x` (n, d) in the p-norm."""
+    if x.device.type == "mps":  # Before 2026 torch had no gradient of cdist there.
+        return _distances_by_differences(x, p)
+    # The matrix-product shortcut of p = 2 is inexact for near neighbours, which these losses feed on.
+    return torch.cdist(x, x, p=p, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _distances_by_differences(x: Tensor, p: float) -> Tensor:
+    return torch.linalg.vector_norm(x[:, None] - x[None], ord=p, dim=-1)
+
+
 class ECSTFL(nn.Module):
     """The reference release's formula: for each sample, its mean L1 distance to its own class times its mean inverse
     distance to the other classes, averaged over the batch and divided by its size once more.
@@ -38,7 +50,7 @@ class ECSTFL(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             x = _full_precision(features)
             n = x.shape[0]
-            distance = torch.cdist(x, x, p=1)
+            distance = _distances(x, 1)
             same = (target[:, None] == target[None, :]).to(x.dtype)
             other = 1 - same
             attraction = (distance * same).sum(1) / (same.sum(1) + EPSILON)
@@ -64,8 +76,7 @@ class ECSTFLPaper(nn.Module):
         """A scalar, in float32 or better."""
         with torch.autocast(features.device.type, enabled=False):
             x = _full_precision(features)
-            # The matrix-product shortcut of p = 2 is inexact for near neighbours, which this ratio feeds on.
-            distance = torch.cdist(x, x, p=self.p, compute_mode="donot_use_mm_for_euclid_dist")
+            distance = _distances(x, self.p)
             same = (target[:, None] == target[None, :]).to(x.dtype)
             count = same.sum(1)
             within = (distance * same / count[:, None]).sum()

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from ecstfl_cli.api import Batch, InputSpec
 from ecstfl_cli.components.sample_dataset import SampleDataset, Source, collate
 from ecstfl_cli.components.transforms import Augmentation
+from ecstfl_cli.engine.processes import STOP_SIGNALS
 from ecstfl_cli.errors import DataError
 
 Key = tuple[int, int]
@@ -176,6 +177,6 @@ def _loader(dataset: SampleDataset, order: Sampler[list[tuple[int, int]]], worke
 
 def _begin_worker(worker: int) -> None:  # noqa: ARG001
     torch.set_num_threads(1)
-    # Ctrl-C and SLURM reach every process. Whoever uses the loader finishes its step first, and needs its workers.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    # They reach every process. Whoever uses the loader finishes its step first, and needs its workers.
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

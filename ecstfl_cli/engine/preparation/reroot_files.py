@@ -92,13 +92,16 @@ def _moves(result: RerootResult, skip_bad: bool) -> dict[str, str]:
     }
 
 
-def _map_of(files: Sequence[Path], wanted: str | None) -> tuple[str, LabelMap] | None:
+def _map_of(files: Sequence[Path], wanted: str | None) -> tuple[str | list[str], LabelMap] | None:
     """The label map of path files: as asked for, else by their manifests, else one that has their class names."""
     tables = [pathfile.read_table(file) for file in files]
-    known = {found["label_map"] for file in files if (found := read_manifest_for(file))}
+    known: list[str | list[str] | None] = []  # Classes of one's own are a list, which a set does not take.
+    for file in files:
+        if (found := read_manifest_for(file)) and found["label_map"] not in known:
+            known.append(found["label_map"])
     labels = {field.label for table in tables for field in table.fields} - {"", UNKNOWN}
     by_name = map_with(labels) if labels and not any(map(INDEX.fullmatch, labels)) else None
-    name = wanted or (known.pop() if len(known) == 1 else None) or by_name
+    name = wanted or (known[0] if len(known) == 1 else None) or by_name
     if name is None:
         return None
     label_map = label_map_from(name)
@@ -152,7 +155,7 @@ def _split_of(stem: str) -> str:
 
 
 def _new_rows(
-    result: RerootResult, named_map: tuple[str, LabelMap] | None, skip_bad: bool
+    result: RerootResult, named_map: tuple[str | list[str], LabelMap] | None, skip_bad: bool
 ) -> list[tuple[str, int | str | None]]:
     if not result.resolved:
         raise pathfile.problems_error(
@@ -164,7 +167,7 @@ def _new_rows(
     return [(row.hit.path if row.hit else row.field.path, _label(row.field.label, named_map)) for row in rows]
 
 
-def _label(text: str, named_map: tuple[str, LabelMap] | None) -> int | str | None:
+def _label(text: str, named_map: tuple[str | list[str], LabelMap] | None) -> int | str | None:
     if text in ("", UNKNOWN):
         return None
     if named_map:

@@ -35,6 +35,10 @@ class MovingAverage:
             if not mean.is_floating_point():
                 mean.copy_(value)
 
+    def buffers(self, network: nn.Module) -> list[Tensor]:
+        """Those of the averaged tensors that are the network's buffers."""
+        return [self._values[name] for name, _ in network.named_buffers() if name in self._values]
+
     @contextmanager
     def applied(self, network: nn.Module) -> Iterator[None]:
         """The network has the averaged weights inside the block, and its own again after it."""

@@ -70,7 +70,8 @@ class TeacherModel(nn.Module):
         resized = stills.permute(0, 2, 3, 1).reshape(*frames.shape[:-3], *size, 3)
         views = [resized, resized.flip(-2)] if self.flip else [resized]
         probs = torch.stack([self.frames(view)[0].float().softmax(dim=-1) for view in views]).mean(dim=0)
-        found = probs @ self.to_labels
+        with torch.autocast(probs.device.type, enabled=False):
+            found = probs @ self.to_labels
         return found / found.sum(dim=-1, keepdim=True)
 
 

@@ -20,7 +20,7 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import resolve_device, resolve_parallel, seed_everything, slow_precision
 from ecstfl_cli.engine.training.distillation import open_teacher
 from ecstfl_cli.engine.training.distributed import Processes, random_state, set_random_state
-from ecstfl_cli.engine.training.listed_face_crop import with_listed_face_crop
+from ecstfl_cli.engine.training.listed_face_crop import with_begun_face_crop, with_listed_face_crop
 from ecstfl_cli.engine.training.objective import Objective
 from ecstfl_cli.engine.training.parallel import load_network
 from ecstfl_cli.engine.training.recipe_checks import check_mixing, check_soft_labels
@@ -36,6 +36,7 @@ from ecstfl_cli.engine.training.training_state import (
     SavedState,
     changed_recipe,
     check_fits,
+    check_steps,
     load_state,
     states,
 )
@@ -82,6 +83,8 @@ def finetune(
         if processes.is_main:
             reporter = LoggingReporter(reporter, run.log)
         try:
+            if resume:
+                recipe = with_begun_face_crop(recipe, run)
             changed = processes.on_main(lambda: changed_recipe(run, recipe)) if resume else []
             training = _Training(recipe, processes, run, reporter, resume is not None)
             if changed and training.is_finished():
@@ -282,6 +285,8 @@ class _Training:
     def _resumed(self) -> Progress:
         state = self.processes.on_main(lambda: load_state(self.run.states, self.reporter))
         check_fits(state, self._order(), self.fingerprint, self.run.states)
+        train, per_epoch = self.recipe.train, len(self.loaders.order)
+        check_steps(state, per_epoch, train.max_steps or train.epochs * per_epoch, self.run.path)
         try:
             self.trainer.load_state_dict(dict(state.parts))
         except (KeyError, ValueError, RuntimeError) as error:

@@ -9,7 +9,9 @@ from pathlib import Path
 from ecstfl_cli.api import FaceCrop
 from ecstfl_cli.engine.data.manifest import read_manifest_for
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.training.run_folder import RunFolder
 from ecstfl_cli.recipe import FaceCropSection, Recipe
+from ecstfl_cli.recipe_loading import is_whole, load_recipe
 
 
 def with_listed_face_crop(recipe: Recipe, reporter: Reporter) -> Recipe:
@@ -41,6 +43,14 @@ def with_listed_face_crop(recipe: Recipe, reporter: Reporter) -> Recipe:
     section = FaceCropSection(**asdict(common))
     reporter.note(f"face crop of the training lists, kept with the checkpoint: {_described(common)}")
     return recipe.model_copy(update={"input": recipe.input.model_copy(update={"face_crop": section})})
+
+
+def with_begun_face_crop(recipe: Recipe, run: RunFolder) -> Recipe:
+    """The recipe of a run that goes on: where it says no face crop, with the one that the run was begun with."""
+    if recipe.input.face_crop is not None or not is_whole(run.recipe):
+        return recipe
+    begun = load_recipe(run.recipe).input.face_crop
+    return recipe.model_copy(update={"input": recipe.input.model_copy(update={"face_crop": begun})})
 
 
 def _crops(files: Iterable[str]) -> dict[str, FaceCrop | None]:

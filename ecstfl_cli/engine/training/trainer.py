@@ -125,7 +125,7 @@ class Trainer:
         for group, before in zip(self.optimizer.param_groups, own, strict=True):
             group |= {
                 k: before[k]
-                for k in ("lr_scale", "weight_decay", "momentum", *self.recipe.optimizer.args)
+                for k in ("lr_scale", "weight_decay", "momentum", "fused", "foreach", *self.recipe.optimizer.args)
                 if k in before
             }
         if state["scaler"]:  # Another precision has none.
@@ -175,6 +175,7 @@ class Trainer:
                     continue
                 stop, due = watch.stop(), watch.save_is_due(done - progress.step) and done < steps
                 if stop or due or done == steps:
+                    self._share_buffers()
                     recent.check()
                     self._check_weights(step, recent)
                 progress.step, progress.totals = done, totals.values
@@ -232,6 +233,13 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.network)
+
+    def _share_buffers(self) -> None:
+        """Where batch norms are not synchronised, the main process's statistics count: they are what is saved."""
+        if not self.recipe.train.sync_batchnorm:
+            self.processes.share_from_main(self.network.buffers())
+            if self.average is not None:
+                self.processes.share_from_main(self.average.buffers(self.network))
 
     def _check_weights(self, step: int, recent: RecentLosses) -> None:
         """No state may be saved where an update has spoilt the weights, though the loss before it was finite."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.training.repeat import recipe_changes
@@ -144,6 +145,18 @@ def check_fits(state: SavedState, order: dict[str, Any], fingerprint: str, folde
             f"the run stopped within epoch {state.progress.epoch + 1}, and the rest of it cannot be told with another "
             + " and ".join(f"{key} than {value}" for key, value in changed.items()),
             "Resume with the same values; they may change where an epoch is complete.",
+        )
+
+
+def check_steps(state: SavedState, per_epoch: int, steps: int, run: Path) -> None:
+    """Raise EcstflError where a run that ended within an epoch, by train.max_steps, is to make more `steps`."""
+    progress = state.progress
+    before = (yaml.safe_load(state.recipe) or {}).get("train", {}).get("max_steps")
+    if before and not progress.step and before < progress.epoch * per_epoch < steps:
+        raise EcstflError(
+            f"{run} ended at train.max_steps {before}, within epoch {progress.epoch} of {per_epoch} steps, the rest of "
+            "which would be left out",
+            "Start a new run, without --resume.",
         )
 
 

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from ecstfl_cli.engine.processes import STOP_SIGNALS
 from ecstfl_cli.engine.training.distributed import Processes
-
-# SLURM sends SIGTERM before it takes a job's place away, and whatever `--signal` names before its time is up.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            self._previous = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,8 +65,8 @@ class Watch:
     def stop(self) -> Stop | None:
         """Whether any process was asked to stop, and why."""
         over = self._ends is not None and time.monotonic() >= self._ends
-        *received, out_of_time = self._processes.any(*(self._received == number for number in SIGNALS), over)
-        for number, asked in zip(SIGNALS, received, strict=True):
+        *received, out_of_time = self._processes.any(*(self._received == number for number in STOP_SIGNALS), over)
+        for number, asked in zip(STOP_SIGNALS, received, strict=True):
             if asked:
                 return Stop(signal.Signals(number).name, 128 + number)
         return Stop(self._limit or "the time limit", 0) if out_of_time else None

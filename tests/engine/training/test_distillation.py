@@ -46,6 +46,13 @@ def test_the_teacher_says_of_frames_of_its_size_what_infer_says(
     torch.testing.assert_close(opened(frames.float()), expected)
 
 
+def test_in_half_precision_what_it_says_is_not_rounded(tiny_images: Callable, tmp_path: Path, teacher: Path) -> None:
+    opened = open_teacher(taught(tiny_images(), tmp_path, teacher), DFEW, Reporter())
+    assert opened is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert opened(torch.zeros(2, 48, 48, 3, dtype=torch.uint8)).dtype == torch.float32
+
+
 def test_batches_are_resized_to_the_teachers_size_or_the_one_given(
     tiny_images: Callable, tmp_path: Path, teacher: Path
 ) -> None:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from ecstfl_cli.api import Batch, LossContext
 from ecstfl_cli.engine.data.loader import EvaluationOrder, TrainingOrder
+from ecstfl_cli.engine.inference.infer import infer
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.training.distributed import Processes, share_sizes
 from ecstfl_cli.engine.training.finetune import finetune
@@ -115,8 +116,9 @@ def train(recipe: Path, *options: str, command: Sequence[str] = (sys.executable,
     return Path(json.loads(done.stdout)["folder"])
 
 
-def train_here(recipe: Path, resume: Path | None = None) -> Path:
+def train_here(recipe: Path, resume: Path | None = None, **section: Any) -> Path:
     values = yaml.safe_load(recipe.read_text())
+    values["train"] |= section
     for key in ("train", "test"):
         values["data"][key] = [values["data"][key]]
     return finetune(Recipe.model_validate(values), resume=resume, reporter=Reporter()).folder
@@ -164,13 +166,28 @@ def test_mixup_accumulation_clipping_average_and_a_teacher_are_the_same_too(reci
 
 
 @needs_fsdp
-def test_sharded_weights_train_as_whole_ones_and_continue_in_one_process(recipe: Callable) -> None:
+def test_sharded_weights_train_as_whole_ones_and_continue_from_and_in_one_process(recipe: Callable) -> None:
     wide = {"model": {"args": {"width": 128}}, "optimizer": {"momentum": 0.9}, "train": {"ema": 0.9}}
     alone = train_here(recipe("alone", **wide))
     wide["train"] |= {"parallel": "fsdp"}
     sharded = recipe("sharded", **wide)
     first = train(sharded, "--processes", "2", "--set", "train.max_steps=3")
     assert_close(alone, train_here(sharded, resume=first))
+    first = train_here(recipe("first", **wide, schedule={"name": "constant"}), max_steps=3)
+    assert_close(alone, train(sharded, "--processes", "2", "--resume", str(first)))
+
+
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=needs_fsdp)])
+def test_scores_are_those_of_the_weights_that_are_saved(recipe: Callable, tmp_path: Path, parallel: str) -> None:
+    """Without synchronised batch norms each process has statistics of its own."""
+    own = recipe("own", train={"parallel": parallel, "sync_batchnorm": False, "ema": 0.9})
+    run = train(own, "--processes", "2")
+    listed = [yaml.safe_load(own.read_text())["data"]["test"]]
+    again = infer(
+        listed, model=str(run / "best.safetensors"), device="cpu", out=tmp_path / "again", reporter=Reporter()
+    )
+    tables = [pd.read_csv(folder / "predictions.csv").filter(like="prob_") for folder in (run, again.out)]
+    assert abs(tables[0] - tables[1]).max(axis=None) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["ddp", "accelerate_ddp", pytest.param("accelerate_fsdp", marks=needs_fsdp)])

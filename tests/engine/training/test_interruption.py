@@ -260,6 +260,22 @@ def test_other_damaged_files_are_written_again(recipe: Callable, cli: Callable) 
         assert_same_run(whole.folder, folder)
 
 
+def test_a_run_that_goes_on_is_not_finished_until_it_is_again(recipe: Callable) -> None:
+    finished = run(recipe(epochs=1))
+    assert (finished.folder / "metrics.json").is_file()
+    stopped = run(recipe(epochs=2), resume=finished.folder, reporter=StopAfter(2, signal.SIGTERM))
+    assert not (stopped.folder / "metrics.json").exists()
+    assert json.loads((run(recipe(epochs=2), resume=stopped.folder).folder / "metrics.json").read_text())["epochs"] == 2
+
+
+def test_an_epoch_that_max_steps_has_cut_is_not_gone_on_with(recipe: Callable) -> None:
+    cut = run(recipe(max_steps=STEPS_PER_EPOCH + 2))
+    for longer in ({"max_steps": 3 * STEPS_PER_EPOCH}, {}):
+        with pytest.raises(EcstflError, match=f"max_steps {STEPS_PER_EPOCH + 2}, within epoch 2"):
+            run(recipe(**longer), resume=cut.folder)
+    assert run(recipe(max_steps=STEPS_PER_EPOCH + 2), resume=cut.folder).metrics["epochs"] == 2
+
+
 def test_a_best_checkpoint_that_is_lost_within_an_epoch_is_said(recipe: Callable) -> None:
     stopped = run(recipe(), reporter=StopAfter(STEPS_PER_EPOCH + 2, signal.SIGTERM))
     cut_short(stopped.folder / "best.safetensors")

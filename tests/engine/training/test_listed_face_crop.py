@@ -40,6 +40,18 @@ def test_the_checkpoint_knows_how_the_faces_of_its_training_lists_were_cropped(
     assert "align: eyes" in (result.folder / "recipe.yaml").read_text()
 
 
+def test_a_run_goes_on_with_its_recipe_named(tiny_images: Callable, tmp_path: Path) -> None:
+    """The recipe as the user wrote it says no face crop; and the lists may have gone elsewhere since."""
+    data = tiny_images(classes=2, per_class=4)
+    lists = {"train": [cropped_list(data, tmp_path / "lists", EYES)], "test": [], "val_split": 0.0}
+    begun = train(small_recipe(data, tmp_path / "runs", data=lists, train={"epochs": 1}))
+    for manifest in (tmp_path / "lists").glob("*.json"):
+        manifest.unlink()
+    longer = train(small_recipe(data, tmp_path / "runs", data=lists, train={"epochs": 2}), resume=begun.folder)
+    assert longer.metrics["epochs"] == 2
+    assert load_native(longer.folder / "last.safetensors").input.face_crop == EYES
+
+
 def test_a_recipe_that_says_otherwise_counts_and_is_warned_of(tiny_images: Callable, tmp_path: Path) -> None:
     data = tiny_images(classes=2, per_class=4)
     lists = {"train": [cropped_list(data, tmp_path / "lists", EYES)]}

@@ -257,6 +257,39 @@ def test_fused_updates_are_those_of_the_plain_loop(name: str, layout: torch.memo
     torch.testing.assert_close(trained[0], trained[1], rtol=1e-5, atol=1e-6)
 
 
+def test_a_first_gradient_that_overflows_leaves_nothing_behind() -> None:
+    """As fp16's do, until the loss scale is found: the update is left out."""
+    trained = []
+    for args in ({}, {"fused": False}):
+        network = small_network()
+        optimizer = optimizer_for(network, name="sgd", args=args)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        for step in range(3):
+            x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            scaler.scale(network(x).square().sum() * (float("inf") if step == 0 else 1.0)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            if step == 0:
+                assert not any(slots["momentum_buffer"].any() for slots in optimizer.state.values())
+        trained.append(network.state_dict())
+    torch.testing.assert_close(*trained)
+
+
+def test_a_parameter_may_have_its_first_gradient_later_than_others() -> None:
+    """As that of a loss which some batches have no use for."""
+    trained = []
+    for args in ({}, {"fused": False}):
+        network, loss = small_network(), nn.ParameterDict({"a": torch.ones(2), "b": torch.ones(2)})
+        optimizer = optimizer_for(network, loss, name="sgd", args=args)
+        for step in range(3):
+            optimizer.zero_grad()
+            (loss["a"].square().sum() + (loss["b"].square().sum() if step else 0)).backward()
+            optimizer.step()
+        trained.append({name: value.detach() for name, value in loss.items()})
+    torch.testing.assert_close(*trained)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw", "timm/lookahead_adam"])
 def test_a_loaded_state_continues_bit_for_bit_whatever_its_memory_layout(name: str) -> None:
     def start() -> tuple[nn.Module, torch.optim.Optimizer]:
