@@ -137,6 +137,10 @@ def _columns_of(rows: Sequence[PathRow], classes: Sequence[str]) -> tuple[list[s
     header = [*([SUBJECT] if has_subjects else []), *(classes if has_votes else [])]
     cells = []
     for row in rows:
+        if has_votes and row.soft_label and len(row.soft_label) != len(classes):
+            raise DataError(
+                f"{row.path} has {len(row.soft_label)} votes, where the label map has {len(classes)} classes"
+            )
         votes = normalised(row.soft_label) if row.soft_label else [""] * len(classes)
         cells.append([*([row.subject or ""] if has_subjects else []), *(votes if has_votes else [])])
     return header, cells

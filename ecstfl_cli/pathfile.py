@@ -16,7 +16,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
@@ -158,6 +158,11 @@ def read_table(path: str | Path, label_map: LabelMap | None = None, require_labe
         table = _csv_table(path, text, require_labels)
     else:
         table = _txt_table(path, text, label_map, require_labels)
+    if "\0" in text:  # No file system has such a path; calls of the system fail on it in ways of their own.
+        wrong = [field for field in table.fields if "\0" in field.path]
+        problems = [Problem(path, field.line, field.path, "the path holds a NUL character") for field in wrong]
+        kept = [field for field in table.fields if field not in wrong]
+        table = replace(table, fields=kept, problems=[*table.problems, *problems])
     if not table.fields and not table.problems:
         raise DataError(f"path file {path} has a header but no rows", _expected(modality))
     return table
@@ -296,6 +301,9 @@ def _csv_table(path: Path, text: str, require_labels: bool) -> Table:
 
 def _columns(path: Path, header: Sequence[str], require_labels: bool) -> tuple[int, int]:
     names = [name.strip().lower() for name in header]
+    for name in (*PATH_COLUMNS, *LABEL_COLUMNS):
+        if names.count(name) > 1:
+            raise DataError(f"{path} has {names.count(name)} columns {name!r}", "Remove or rename all but one.")
     path_column = next((names.index(name) for name in PATH_COLUMNS if name in names), -1)
     label_column = next((names.index(name) for name in LABEL_COLUMNS if name in names), -1)
     if path_column < 0 or (require_labels and label_column < 0):

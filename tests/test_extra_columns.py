@@ -90,3 +90,10 @@ def test_lists_in_a_data_root_keep_theirs(cli: Callable, tiny_images: Callable, 
     assert found.soft_labels is not None
     assert np.isnan(found.soft_labels[0]).all()
     assert found.soft_labels[1].tolist() == [0, 0.75, 0, 0, 0, 0, 0.25]
+
+
+def test_votes_that_are_not_of_the_label_map_are_refused(tmp_path: Path) -> None:
+    rows = [PathRow("a.png", 0, soft_label=(1, 2))]
+    with pytest.raises(DataError, match=r"a\.png has 2 votes, where the label map has 7 classes"):
+        extra_columns.write(tmp_path / "list.csv", rows, "img", dfew.names)
+    assert not (tmp_path / "list.csv").exists()

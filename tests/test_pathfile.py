@@ -196,6 +196,23 @@ def test_a_file_that_is_no_path_file_says_so(tmp_path: Path, name: str, content:
     assert message in error_of(given(tmp_path, name, content)).message
 
 
+@pytest.mark.parametrize(
+    ("name", "row"), [("a.csv", "filePath,expression\nb\0.jpg,3\nc.jpg,1\n"), ("a.txt", "b\0 5 3\nc 5 1\n")]
+)
+def test_a_path_with_a_nul_character_is_a_problem_of_its_row(tmp_path: Path, name: str, row: str) -> None:
+    (tmp_path / name).write_text(row)
+    found = pathfile.scan(tmp_path / name, root=None, label_map=None)
+    assert [row.label for row in found.rows] == [1]
+    assert ["NUL" in str(problem) for problem in found.problems] == [True]
+
+
+@pytest.mark.parametrize("header", ["filePath,expression,expression", "path,label,path"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, header: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}\na.jpg,1,2\n")
+    with pytest.raises(DataError, match=r"has 2 columns '(expression|path)'"):
+        pathfile.scan(tmp_path / "a.csv", root=None, label_map=None)
+
+
 def test_a_missing_path_file_says_how_to_make_one(tmp_path: Path) -> None:
     assert "ecstfl prepare" in error_of(tmp_path / "gone.csv").hint
     (tmp_path / "folder.csv").mkdir()

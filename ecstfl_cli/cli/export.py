@@ -83,7 +83,7 @@ def print_result(result: ExportResult) -> None:
         ("input", result.input),
         ("outputs", f"{result.outputs}: {', '.join(result.classes)}"),
         ("check", _check(result)),
-        ("next", f"ecstfl infer INPUT --model {result.path}"),
+        *((("next", f"ecstfl infer INPUT --model {result.path}"),) if result.path.suffix == ".onnx" else ()),
     )
     for name, text in lines:
         console.out.print(f"{name:<8} {text}", markup=False)

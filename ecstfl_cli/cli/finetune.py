@@ -172,23 +172,40 @@ def _resumed_recipe(resume: Path, reporter: Reporter) -> Path:
 
 
 def _show(result: RunResult, recipe: Recipe) -> None:
-    from ecstfl_cli.engine.data.manifest import read_manifest_for
-
     console.out.print(_table(result))
     if len(result.metrics["last"]) < 2:
         console.out.print("Nothing was evaluated: there is no validation or test list.", markup=False)
-    best = shlex.quote(str(result.folder / "best.safetensors"))
-    lists = [*recipe.data.entries("test").values(), *recipe.data.entries("val").values()]
-    files = " ".join(shlex.quote(entry.file) for entry in lists[0]) if lists else "PATHFILE"
-    own = (lists[0][0].label_map if lists else None) or recipe.data.label_map
-    if lists and isinstance(own, str) and not read_manifest_for(Path(lists[0][0].file)):
-        files += f" --label-map {shlex.quote(own)}"
+    best = str(result.folder / "best.safetensors")
     for line in (
         f"run folder: {result.folder}",
-        f"next: ecstfl infer {files} --model {best}",
-        f"      ecstfl export {best}",
+        f"next: {shlex.join([*_evaluation(recipe), '--model', best])}",
+        f"      {shlex.join(['ecstfl', 'export', best])}",
     ):
         console.out.print(line, markup=False)
+
+
+def _evaluation(recipe: Recipe) -> list[str]:
+    """The command that evaluates a model on the first list of the recipe, so far as one command can: on those of its
+    files that have the same label map and the same root as the first.
+    """
+    from ecstfl_cli.engine.data.manifest import read_manifest_for
+    from ecstfl_cli.pathfile import SUFFIXES
+
+    lists = [*recipe.data.entries("test").values(), *recipe.data.entries("val").values()]
+    told = []
+    for entry in lists[0] if lists else ():
+        manifest = read_manifest_for(Path(entry.file))
+        own = None if manifest and manifest["label_map"] else entry.label_map or recipe.data.label_map
+        if Path(entry.file).suffix.lower() == SUFFIXES[recipe.input.modality] and not isinstance(own, list):
+            told.append((own, entry.root or recipe.data.root, entry.file))
+    words = ["ecstfl", "infer", *(file for *same, file in told if same == list(told[0][:2]))]
+    if not told:
+        return [*words, "PATHFILE"]
+    label_map, root, _ = told[0]
+    words += ["--label-map", label_map] if label_map else []
+    words += ["--data-root", root] if root else []
+    words += ["--drop-classes"] if recipe.data.drop_classes else []
+    return [*words, "--skip-bad"] if recipe.data.skip_bad else words
 
 
 def _with_data_sets(split: str, scores: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

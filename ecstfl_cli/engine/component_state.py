@@ -22,6 +22,7 @@ from ecstfl_cli.errors import RegistryError
 from ecstfl_cli.labels import LabelMap
 
 METHODS = {"datasets": ("recognise", "prepare"), "exporters": ("export", "run")}
+ATTRIBUTES = {"exporters": ("suffix",)}
 # A module that uses one of these may bind names that its text does not show.
 DYNAMIC = {"globals", "vars", "exec", "setattr"}
 
@@ -85,7 +86,7 @@ def load_problem(entry: registry.Entry) -> str:
     except RegistryError as error:
         cause = error.__cause__
         return f"{type(cause).__name__}: {cause}".strip().rstrip(":") + _place(cause)
-    return _contract_problem(entry.group, target)
+    return contract_problem(entry.group, target)
 
 
 def _place(error: BaseException | None) -> str:
@@ -98,13 +99,16 @@ def _place(error: BaseException | None) -> str:
     return f" ({PurePath(raised[-1].filename).name}, line {raised[-1].lineno})"
 
 
-def _contract_problem(group: str, target: Any) -> str:
+def contract_problem(group: str, target: Any) -> str:
+    """What keeps a loaded component from being one of its group; empty where nothing does."""
     kind = f"({type(target).__name__})"
     if group == "label_maps":
         return "" if isinstance(target, LabelMap) else f"is not an api.LabelMap {kind}"
     if group in METHODS:
         missing = [m for m in METHODS[group] if not callable(getattr(target, m, None))]
-        return f"has no method {' and no method '.join(missing)} {kind}" if missing else ""
+        absent = [f"no method {name}" for name in missing]
+        absent += [f"no {name}" for name in ATTRIBUTES.get(group, ()) if not hasattr(target, name)]
+        return f"has {' and '.join(absent)} {kind}" if absent else ""
     return "" if callable(target) else f"is not callable {kind}"
 
 

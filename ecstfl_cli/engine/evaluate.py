@@ -15,6 +15,9 @@ from torch.utils.data import DataLoader
 from ecstfl_cli.components.metrics import Metrics, confusion_matrix, evaluate
 from ecstfl_cli.engine.data.loader import batches
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.errors import CheckpointError
+
+NO_NUMBERS_HINT = "In half precision values may have become too large: --precision fp32."
 
 
 @dataclass
@@ -38,6 +41,18 @@ class Predictions:
     def metrics(self) -> Metrics:
         """WAR, UAR and the rest over the samples with a known label."""
         return evaluate(confusion_matrix(self.target, self.predicted, self.probs.shape[1]))
+
+    def require_numbers(self, model: str) -> None:
+        """Raise CheckpointError where a probability is not a number: whichever class is named then, it is none."""
+        if told := self.without_numbers():
+            raise CheckpointError(f"{model} gives {told}", NO_NUMBERS_HINT)
+
+    def without_numbers(self) -> str:
+        """Of how many samples the probabilities are no numbers, in words; empty where all are."""
+        spoilt = np.asarray(~np.isfinite(self.probs).all(axis=1))
+        if not spoilt.any():
+            return ""
+        return f"no numbers for {spoilt.sum()} of {len(spoilt)} samples, e.g. {self.clip_ids[int(spoilt.argmax())]}"
 
     def metrics_by(self, groups: Sequence[str]) -> dict[str, Metrics]:
         """Metrics of each group of samples, `groups` naming each sample's; one without a known label has none."""

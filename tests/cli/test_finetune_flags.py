@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ecstfl_cli.recipe import OptimizerSection
+from ecstfl_cli.cli.finetune import _evaluation
+from ecstfl_cli.recipe import OptimizerSection, Recipe
 from ecstfl_cli.recipe_loading import dump, load_recipe
 from ecstfl_cli.resources import shipped
 
@@ -217,3 +219,31 @@ def test_a_wrong_choice_is_wrong_usage(cli: Cli, small: Path, words: list[str]) 
     result = cli("finetune", small, *words)
     assert result.exit_code == 2
     assert words[0] in result.stderr
+
+
+def proposed(data: dict[str, Any], **more: Any) -> str:
+    """The command that evaluates the best epoch of a run of these lists, up to `--model`."""
+    return shlex.join(
+        _evaluation(Recipe.model_validate({"name": "x", "data": data, "input": {"modality": "img"}, **more}))
+    )
+
+
+def test_the_proposed_evaluation_is_of_what_the_run_has_evaluated() -> None:
+    a, b = {"file": "a.csv", "label_map": "fer2013"}, {"file": "b.csv", "label_map": "muxspace"}
+    train = {"train": ["t.csv"]}
+    assert proposed(train) == "ecstfl infer PATHFILE"
+    assert proposed({**train, "test": ["a.csv"], "val": ["v.csv"]}) == "ecstfl infer a.csv"
+    # One command has one label map, and one root.
+    assert proposed({**train, "test": [a, b]}) == "ecstfl infer a.csv --label-map fer2013"
+    assert proposed({**train, "test": [b, "c.csv"], "label_map": "muxspace"}) == (
+        "ecstfl infer b.csv c.csv --label-map muxspace"
+    )
+    assert proposed({**train, "test": ["a.csv", {"file": "b.csv", "root": "/x y"}], "root": "/d"}) == (
+        "ecstfl infer a.csv --data-root /d"
+    )
+    assert proposed({**train, "test": [a], "drop_classes": True, "skip_bad": True}) == (
+        "ecstfl infer a.csv --label-map fer2013 --drop-classes --skip-bad"
+    )
+    # Clips are not for a model of stills; and own classes have no name to give.
+    assert proposed({**train, "test": ["c.txt", "a.csv"], "any_modality": True}) == ("ecstfl infer a.csv")
+    assert proposed({**train, "test": ["a.csv"], "label_map": ["x", "y"]}) == "ecstfl infer PATHFILE"

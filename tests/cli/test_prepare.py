@@ -440,7 +440,9 @@ def test_lists_with_classes_of_their_own_are_rerooted(tiny_images, cli, tmp_path
         (tmp_path / "own" / name).mkdir(parents=True)
         for image in (data.root / "images").glob(f"*_{label}_*.jpg"):
             image.rename(tmp_path / "own" / name / image.name)
-    assert cli("prepare", "--data-root", "own", "--out", "a", cwd=tmp_path).exit_code == 0
+    made = cli("prepare", "--data-root", "own", "--dataset", "class_folders", "--out", "a", cwd=tmp_path)
+    assert made.exit_code == 0, made.stderr
+    assert "--set 'label_map=[bored, excited]'" in made.stdout + made.stderr
     lists = sorted((tmp_path / "a").glob("*.csv"))
     (tmp_path / "own").rename(tmp_path / "moved")
     result = cli("prepare", "--data-root", "moved", *lists, "--out", "b", cwd=tmp_path)

@@ -35,14 +35,40 @@ def test_a_data_set_is_checked_right_after_it_is_prepared(cli, leaking, tmp_path
 
 def test_what_was_prepared_is_checked_by_name_by_path_file_or_as_the_last_one(cli, leaking, tmp_path) -> None:
     cli("prepare", "--data-root", leaking.root, "--label-map", "dfew", cwd=tmp_path)
-    for named in ([], ["tiny_images"], ["annotation/tiny_images.json"], ["annotation/tiny_images_train.csv"]):
+    for named in ([], ["tiny_images"], ["annotation/tiny_images.json"]):
         result = cli("prepare", "--check", "--check-faces", "0", *named, "--json", cwd=tmp_path)
         report = json.loads(result.stdout)
         assert report["name"] == "tiny_images"
         assert report["label_map"] == "dfew"
         assert result.exit_code == (report["verdict"] == "wrong")
         assert (tmp_path / "annotation" / "tiny_images_check.json").is_file()
-    assert report["checks"]["across splits"]["verdict"] == "skipped", "one list alone"
+
+
+def test_a_list_that_is_checked_alone_leaves_the_verdict_on_all_of_them(cli, leaking, tmp_path) -> None:
+    cli("prepare", "--data-root", leaking.root, "--label-map", "dfew", cwd=tmp_path)
+    cli("prepare", "--check", "--check-faces", "0", cwd=tmp_path)
+    whole = (tmp_path / "annotation" / "tiny_images_check.json").read_text()
+    lists = ["annotation/tiny_images_train.csv", "annotation/tiny_images_test.csv"]
+    alone = cli("prepare", "--check", "--check-faces", "0", lists[0], "--json", cwd=tmp_path)
+    report = json.loads(alone.stdout)
+    assert (report["name"], report["label_map"]) == ("tiny_images_train", "dfew")
+    assert report["checks"]["across splits"]["verdict"] == "skipped"
+    assert (tmp_path / "annotation" / "tiny_images_check.json").read_text() == whole
+    both = cli("prepare", "--check", "--check-faces", "0", *lists, "--json", cwd=tmp_path)
+    assert json.loads(both.stdout)["name"] == "tiny_images"
+
+
+def test_a_label_map_does_not_overrule_the_manifest(cli, leaking, tmp_path) -> None:
+    cli("prepare", "--data-root", leaking.root, "--label-map", "dfew", cwd=tmp_path)
+    for named in (["tiny_images"], ["annotation/tiny_images_train.csv"]):
+        result = cli("prepare", "--check", *named, "--label-map", "fer2013", cwd=tmp_path)
+        assert (result.exit_code, "told in two ways" in result.stderr) == (1, True)
+    moved = cli(
+        "prepare", "--data-root", leaking.root, "annotation/tiny_images_test.csv", "--label-map", "fer2013",
+        "--out", "other", cwd=tmp_path,
+    )  # fmt: skip
+    assert (moved.exit_code, "told in two ways" in moved.stderr) == (1, True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_clean_data_exit_with_zero_and_json_holds_both(cli, tiny_images, tmp_path) -> None:

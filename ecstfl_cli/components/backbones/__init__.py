@@ -47,6 +47,11 @@ def _construct(spec: ModelSpec) -> Any:
                 f"backbone {spec.backbone!r} has no {' and no '.join(missing)}",
                 "ecstfl_cli.api.Backbone says what a backbone has; see docs/plugins.md.",
             )
+        if backbone.modality not in _INPUT:
+            raise RegistryError(
+                f"backbone {spec.backbone!r} has the modality {backbone.modality!r}",
+                f"It is one of {', '.join(_INPUT)}; see docs/plugins.md.",
+            )
         return backbone
     except EcstflError:
         raise

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ecstfl_cli import pathfile
 from ecstfl_cli.api import FrameSampling, Modality
+from ecstfl_cli.engine.data.label_joining import require_one_map
 from ecstfl_cli.engine.data.manifest import manifest_to_use, read_manifest_for
 from ecstfl_cli.errors import DataError
 from ecstfl_cli.extra_columns import read_extra_columns
@@ -103,8 +104,10 @@ def find_target(given: Sequence[Path], *, out: Path, label_map: str | None = Non
 
 
 def _of_manifest(manifest: dict[str, Any], wanted: str | None) -> CheckTarget:
-    name = wanted or manifest["label_map"]
+    name = manifest["label_map"] or wanted
     own = label_map_from(name) if name else None
+    if wanted:
+        _require_one_map(Path(manifest["path"]), wanted, manifest)
     listed = [
         _Listed(*_fold_and_kind(key), [(Path(file), own or _map_by_names(Path(file)))])
         for key, file in manifest["files"].items()
@@ -113,22 +116,31 @@ def _of_manifest(manifest: dict[str, Any], wanted: str | None) -> CheckTarget:
 
 
 def _of_files(files: Sequence[Path], out: Path, wanted: str | None) -> CheckTarget:
-    """Path files; where all are of one manifest, its name and folder are those of the report."""
+    """Path files; where they are all those of one manifest, its name and folder are those of the report."""
     found = {str(file): read_manifest_for(file) for file in files}
     names = {manifest["path"] for manifest in found.values() if manifest}
     shared = next(iter(found.values())) if len(names) == 1 and all(found.values()) else None
     listed = []
     for file in files:
         manifest = found[str(file)]
-        name = wanted or (manifest["label_map"] if manifest else None)
+        if wanted and all(found.values()):
+            _require_one_map(file, wanted, manifest)
+        name = (manifest["label_map"] if manifest else None) or wanted
         listed.append(
             _Listed(*_fold_and_kind(file.stem), [(file, label_map_from(name) if name else _map_by_names(file))])
         )
     if shared:
-        return _read(shared["name"], listed, Path(shared["path"]).parent, manifest=shared)
+        # The report of a part must not take the place of that of the whole.
+        is_whole = {str(file.resolve()) for file in files} == {str(Path(f).resolve()) for f in shared["files"].values()}
+        name = shared["name"] if is_whole else files[0].stem if len(files) == 1 else f"{shared['name']}_part"
+        return _read(name, listed, Path(shared["path"]).parent, manifest=shared)
     bases = {_KIND.sub("", file.stem).strip("_-. ") for file in files}
     name = bases.pop() if len(bases) == 1 else ""
     return _read(name or files[0].resolve().parent.name or "path_files", listed, out)
+
+
+def _require_one_map(file: Path, wanted: str, manifest: dict[str, Any] | None) -> None:
+    require_one_map(file, label_map_from(wanted), "--label-map", manifest, "Leave --label-map out")
 
 
 def _of_recipe(path: Path, out: Path) -> CheckTarget:

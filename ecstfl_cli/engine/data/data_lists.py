@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from ecstfl_cli import pathfile
-from ecstfl_cli.engine.data.label_joining import join_for, joined_samples
+from ecstfl_cli.engine.data.label_joining import join_for, joined_samples, require_one_map
 from ecstfl_cli.engine.data.manifest import read_manifest_for
 from ecstfl_cli.engine.data.samples import Sample, load_samples
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.errors import DataError, LabelMapError
+from ecstfl_cli.errors import DataError
 from ecstfl_cli.extra_columns import ExtraColumns, read_extra_columns
-from ecstfl_cli.labels import Join, LabelMap, label_map_from, side_by_side
+from ecstfl_cli.labels import Join, LabelMap, label_map_from
 from ecstfl_cli.recipe import Recipe
 from ecstfl_cli.recipe_data import PathFileSection
 
@@ -96,14 +96,8 @@ def _own_map(entry: PathFileSection, recipe: Recipe, manifest: Mapping[str, Any]
     written = manifest.get("label_map") if manifest else None
     if said is None:
         return label_map_from(written) if written else None
-    own = label_map_from(said)
-    if manifest and written and label_map_from(written).names != own.names:
-        raise LabelMapError(
-            f"whose indices {entry.file} holds is told in two ways: data.{key} of the recipe and {manifest['path']}:\n"
-            + side_by_side(own, label_map_from(written)),
-            f"Set it to {written}, or prepare the data again with --label-map {said}.",
-        )
-    return own
+    by, way_out = f"data.{key} of the recipe", f"Set it to {written}"
+    return require_one_map(Path(entry.file), label_map_from(said), by, manifest, way_out)
 
 
 def _name_of(file: Path) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from ecstfl_cli.engine.data.samples import Sample
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, LabelMapError
-from ecstfl_cli.labels import DROP_HINT, Join, LabelMap, join
+from ecstfl_cli.labels import DROP_HINT, Join, LabelMap, join, label_map_from, side_by_side
 
 
 def join_for(own: LabelMap, model: LabelMap, drop: bool) -> Join:
@@ -21,6 +23,21 @@ def join_for(own: LabelMap, model: LabelMap, drop: bool) -> Join:
         except LabelMapError as error:
             raise LabelMapError(error.message, f"{error.hint}\n{DROP_HINT}") from None
     return joined
+
+
+def require_one_map(file: Path, said: LabelMap, by: str, manifest: Mapping[str, Any] | None, way_out: str) -> LabelMap:
+    """`said`, which `by` says is the map of a path file's labels.
+
+    Raises LabelMapError where the manifest beside the file says another: indices would become other classes.
+    """
+    written = manifest.get("label_map") if manifest else None
+    if manifest and written and (recorded := label_map_from(written)).names != said.names:
+        raise LabelMapError(
+            f"whose labels {file} holds is told in two ways: {by} and {manifest['path']}:\n"
+            + side_by_side(said, recorded),
+            f"{way_out}, or prepare the data again with --label-map {said.name}.",
+        )
+    return said
 
 
 def joined_samples(

@@ -128,17 +128,21 @@ def read(path: Path) -> dict[str, Any] | None:
 def check_name(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """`manifest`, joined with one of the same name and origin in `folder` that holds other files.
 
-    Raises DataError where that one is of another data root, modality or label map, which its files would lose.
+    Raises DataError where that one is of another data root, modality, label map or options of the data set, which its
+    files would lose.
     """
     old = read(folder / f"{manifest['name']}.json")
     new_files = set(manifest["files"].values())
     left = {key: file for key, file in (old["files"] if old else {}).items() if Path(file).name not in new_files}
     if old is None or not left:
         return dict(manifest)
-    if any(old.get(key) != manifest.get(key) for key in ("data_root", "modality", "label_map")):
+    told_apart = ("data_root", "modality", "label_map", "options")
+    if any((old.get(key) or None) != (manifest.get(key) or None) for key in told_apart):
+        told = [f"data root {old.get('data_root')}", f"label map {old.get('label_map')}"]
+        told += [f"options {old['options']}"] if old.get("options") else []
         raise DataError(
-            f"{old['path']} describes other path files: data root {old.get('data_root')}, "
-            f"label map {old.get('label_map')}, {', '.join(Path(file).name for file in left.values())}",
+            f"{old['path']} describes other path files: {', '.join(told)}, "
+            f"{', '.join(Path(file).name for file in left.values())}",
             "Give these another name with --name, or delete that manifest and its files.",
         )
     joined = dict(manifest)

@@ -154,6 +154,7 @@ def infer(
         if len(readable) == len(samples):
             raise
         predictions = _predict(opened, readable, batch_size, workers, reporter)
+    predictions.require_numbers(str(opened.source))
     metrics = predictions.metrics() if predictions.has_labels else None
     result = InferResult(opened, [str(path) for path in paths], predictions, metrics, out, source.dropped)
     _write(result, formats)

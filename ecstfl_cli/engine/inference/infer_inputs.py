@@ -9,7 +9,7 @@ from typing import Any
 
 from ecstfl_cli import pathfile
 from ecstfl_cli.api import Modality
-from ecstfl_cli.engine.data.label_joining import joined_samples
+from ecstfl_cli.engine.data.label_joining import joined_samples, require_one_map
 from ecstfl_cli.engine.data.manifest import latest_manifest, read_manifest_for
 from ecstfl_cli.engine.data.samples import KIND, Sample, load_samples, write_rejects
 from ecstfl_cli.engine.reporter import Reporter
@@ -30,7 +30,10 @@ _LIST_MODALITY: dict[str, Modality] = {suffix: modality for modality, suffix in 
 
 @dataclass(frozen=True)
 class Source:
-    """How inputs become samples: the model's modality and label map, and what was said about the data."""
+    """How inputs become samples: the model's modality and label map, and what was said about the data.
+
+    `data_label_map` is that of the lists of which `ecstfl prepare` recorded none.
+    """
 
     modality: Modality
     labels: LabelMap
@@ -77,7 +80,13 @@ def gather(inputs: Sequence[Path], source: Source) -> list[Sample]:
             f"The model takes {KIND[source.modality]}: {SUFFIXES[source.modality]} path files. Another is named with "
             "--model. A list of photographs and videos, one a line, is read by `ecstfl infer - < LIST`.",
         )
-    return [sample for path in inputs for sample in _read_list(path, source)]
+    recorded = [_manifest_label_map(path) for path in inputs]
+    if source.data_label_map and all(recorded):  # For lists of which `prepare` recorded none it is needed.
+        for path in inputs:
+            manifest = read_manifest_for(path)
+            require_one_map(path, source.data_label_map, "--label-map", manifest, "Leave --label-map out")
+    maps = [own or source.data_label_map for own in recorded]
+    return [sample for path, own in zip(inputs, maps, strict=True) for sample in _read_list(path, own, source)]
 
 
 def _misfit(path: Path, modality: Modality) -> str:
@@ -92,8 +101,7 @@ def _misfit(path: Path, modality: Modality) -> str:
     return "" if _LIST_MODALITY[suffix] == modality else f"lists {KIND[_LIST_MODALITY[suffix]]}"
 
 
-def _read_list(path: Path, source: Source) -> list[Sample]:
-    own_map = source.data_label_map or _manifest_label_map(path)
+def _read_list(path: Path, own_map: LabelMap | None, source: Source) -> list[Sample]:
     joined = _joined(path, own_map or source.labels, source)
     rejects = source.rejects.with_name(f"{source.rejects.stem}_{path.stem}.csv")
     samples = load_samples(

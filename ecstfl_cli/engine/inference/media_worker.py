@@ -118,7 +118,8 @@ class Worker:
             return
         except Exception as error:
             if len(sources) == 1:
-                yield sources[0], DataError(self._internal(sources[0], error)), []
+                said = error.message if isinstance(error, EcstflError) else self._internal(sources[0], error)
+                yield sources[0], DataError(said), []
                 return
         for source in sources[done:]:
             yield from self._seen([source])

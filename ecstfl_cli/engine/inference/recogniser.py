@@ -16,13 +16,14 @@ from PIL import Image
 
 from ecstfl_cli.api import FaceCrop
 from ecstfl_cli.components.transforms import resize
+from ecstfl_cli.engine.evaluate import NO_NUMBERS_HINT
 from ecstfl_cli.engine.inference.defaults import BATCH_SIZE, DETECT_EVERY, SMOOTHING, STRIDE, WINDOW
 from ecstfl_cli.engine.inference.face_windows import FaceWindows, look_at_windows
 from ecstfl_cli.engine.inference.results import FaceResult, Problem, Results
 from ecstfl_cli.engine.inference.smoothing import Looked, smoothed
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.weights.model_source import InferenceModel, open_model, shipped_model
-from ecstfl_cli.errors import DataError, EcstflError
+from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.decode import pillow_pixels, read_image
 from ecstfl_cli.media.faces import MOST_BETWEEN
@@ -271,7 +272,10 @@ class Recogniser:
             with torch.inference_mode(), self.model.autocast():
                 logits = self.model.logits(frames.to(self.model.device))
             out.append(logits.float().softmax(dim=-1).cpu().numpy())
-        return np.concatenate(out)
+        probs = np.concatenate(out)
+        if not np.isfinite(probs).all():
+            raise CheckpointError(f"{self.model.source} gives no numbers", NO_NUMBERS_HINT)
+        return probs
 
     # --- faces -------------------------------------------------------------------------------------------------------
 

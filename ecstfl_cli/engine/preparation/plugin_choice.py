@@ -10,6 +10,7 @@ from typing import Any
 from ecstfl_cli import registry
 from ecstfl_cli.api import DatasetPlugin
 from ecstfl_cli.components.datasets import FALLBACKS
+from ecstfl_cli.engine.component_state import contract_problem
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import DataError, EcstflError, suggest
 from ecstfl_cli.labels import INDEX
@@ -81,6 +82,8 @@ def _further_down(root: Path, names: Sequence[str]) -> str:
 
 def _instance(name: str, options: Mapping[str, Any], label_map: str | None = None) -> DatasetPlugin:
     target = registry.load("datasets", name)
+    if problem := contract_problem("datasets", target):
+        raise DataError(f"data set {name!r} {problem}", "See api.DatasetPlugin and docs/plugins.md.")
     known = options_of(target) if isinstance(target, type) else {}
     takes = f"Its options and defaults: {', '.join(f'{k}={v}' for k, v in known.items()) or 'none'}."
     for key, value in options.items():

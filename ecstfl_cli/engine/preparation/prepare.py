@@ -133,7 +133,13 @@ def _run(plugin: DatasetPlugin, root: Path, reporter: Reporter) -> PreparedDatas
     try:
         if new:
             root.mkdir(parents=True)
-        return plugin.prepare(root, reporter)
+        found = plugin.prepare(root, reporter)
+        if not isinstance(found, PreparedDataset):
+            raise DataError(
+                f"`prepare` of {type(plugin).__name__} returned a {type(found).__name__}, not an api.PreparedDataset",
+                "See docs/plugins.md.",
+            )
+        return found
     except OSError as error:
         raise DataError(f"cannot use the data root {root}: {error}") from error
     finally:

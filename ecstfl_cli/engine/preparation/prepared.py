@@ -112,6 +112,8 @@ def next_command(prepared: Prepared) -> str:
     held_out = next((files[fold + key] for key in ("val", "test") if fold + key in files), None)
     flags += ["--list-file-val", str(folder / held_out)] if held_out else ["--val-split", "0.1"]
     own = prepared.manifest["label_map"]
-    if isinstance(own, str) and not set(label_map_from(own).names) <= set(label_map_from("dfew").names):
+    if isinstance(own, list):
+        flags += ["--set", f"label_map=[{', '.join(own)}]"]
+    elif isinstance(own, str) and not set(label_map_from(own).names) <= set(label_map_from("dfew").names):
         flags += ["--label-map", own]  # A model of dfew's classes, which is the default, would lack some.
     return shlex.join(["ecstfl", "finetune", *flags])

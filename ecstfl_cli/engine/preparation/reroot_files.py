@@ -11,6 +11,7 @@ from pathlib import Path
 from ecstfl_cli import extra_columns, pathfile
 from ecstfl_cli.components.datasets.path_files import map_with
 from ecstfl_cli.engine.data import manifest as manifests
+from ecstfl_cli.engine.data.label_joining import require_one_map
 from ecstfl_cli.engine.data.manifest import Split, read_manifest_for
 from ecstfl_cli.engine.preparation.prepared import (
     Prepared,
@@ -97,7 +98,10 @@ def _map_of(files: Sequence[Path], wanted: str | None) -> tuple[str | list[str],
     tables = [pathfile.read_table(file) for file in files]
     known: list[str | list[str] | None] = []  # Classes of one's own are a list, which a set does not take.
     for file in files:
-        if (found := read_manifest_for(file)) and found["label_map"] not in known:
+        found = read_manifest_for(file)
+        if wanted:
+            require_one_map(file, label_map_from(wanted), "--label-map", found, "Leave --label-map out")
+        if found and found["label_map"] not in known:
             known.append(found["label_map"])
     labels = {field.label for table in tables for field in table.fields} - {"", UNKNOWN}
     by_name = map_with(labels) if labels and not any(map(INDEX.fullmatch, labels)) else None

@@ -34,7 +34,7 @@ from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.weights.checkpoint import Checkpoint, save_checkpoint
 from ecstfl_cli.engine.weights.fitting import bare, head_dimensions
 from ecstfl_cli.engine.weights.opening import open_checkpoint
-from ecstfl_cli.errors import CheckpointError, DataError
+from ecstfl_cli.errors import CheckpointError, DataError, OutputError
 from ecstfl_cli.labels import LabelMap
 
 
@@ -81,6 +81,10 @@ def publish(
             f"--out {out} does not end in .safetensors", f"Write --out {out.with_suffix('.safetensors')}"
         )
     about = read_card(card)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError.of(out, error) from error
     checkpoint = open_checkpoint(model, reporter=reporter)
     run = Path(checkpoint.source).parent
     if half:
@@ -110,7 +114,6 @@ def publish(
     }
     if of_bias:
         measured["published"]["bias"] = of_bias
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(
         out,
         ready.state,

@@ -62,10 +62,17 @@ class Objective(nn.Module):
         self, name: str, logits: Tensor, features: Tensor, target: Tensor, batch: Batch, mix: Mix | None
     ) -> Tensor:
         own = self._term(name)(logits, features, target, batch)
-        if own.dim():
+        if not isinstance(own, Tensor) or own.dim():
+            shape = f"tensor {tuple(own.shape)}" if isinstance(own, Tensor) else type(own).__name__
             raise EcstflError(
-                f"the loss {name} returned a tensor {tuple(own.shape)}",
-                "A loss returns the scalar to minimise: reduce it, e.g. by .mean(). See docs/plugins.md.",
+                f"the loss {name} returned a {shape}",
+                "A loss returns the scalar to minimise, a tensor: reduce it, e.g. by .mean(). See docs/plugins.md.",
+            )
+        # It may well say 0 of a batch without pairs, and features of a frozen network need no gradient.
+        if logits.requires_grad and features.requires_grad and not own.requires_grad and own:
+            raise EcstflError(
+                f"the loss {name} returned a tensor without a gradient, which trains nothing",
+                "Compute it from `logits` or `features`, without .detach(), .item() or torch.no_grad().",
             )
         if mix is None:
             return own

@@ -33,6 +33,7 @@ from ecstfl_cli.engine.training.stages import hold_frozen_norms
 from ecstfl_cli.engine.training.training_state import Progress
 from ecstfl_cli.engine.training.watch import StoppedError, Watch
 from ecstfl_cli.errors import EcstflError
+from ecstfl_cli.labels import label_map_from
 from ecstfl_cli.recipe import Recipe
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -57,6 +58,7 @@ class Trainer:
     ) -> None:
         train, device = recipe.train, processes.device
         self.recipe, self.processes, self.reporter = recipe, processes, reporter
+        self.num_classes, self.num_features = len(label_map_from(recipe.label_map)), int(model.network.num_features)
         self.precision = resolve_precision(train.precision, device)
         parallel = resolve_parallel(train.parallel)
         sharded = parallel == "fsdp" and processes.count > 1
@@ -205,6 +207,7 @@ class Trainer:
         with gradients_summed(self.module, last=ends_update):
             with self._autocast():
                 logits, features = self.module(batch.frames)
+            self._require_shapes(logits, features, len(batch.frames))
             logits, features = processes.gather(logits.float(), total), processes.gather(features, total)
             target = processes.gather(batch.target, total)
             clip_ids = batch.clip_ids if processes.count == 1 else list(recent.clip_ids_of(step))
@@ -220,6 +223,15 @@ class Trainer:
         if ends_update:
             self._update(step, recent)
         return ends_update
+
+    def _require_shapes(self, logits: Tensor, features: Tensor, n: int) -> None:
+        """Raise EcstflError where a backbone does not keep its word."""
+        for name, found, size in (("logits", logits, self.num_classes), ("features", features, self.num_features)):
+            if tuple(found.shape) != (wanted := (n, size)):
+                raise EcstflError(
+                    f"backbone {self.recipe.model.backbone!r} gives {name} {tuple(found.shape)}, not {wanted}",
+                    "`forward_features` gives (B, num_features), `forward_head` (B, num_classes); see docs/plugins.md.",
+                )
 
     def _update(self, step: int, recent: RecentLosses) -> None:
         if self.recipe.optimizer.clip_norm:
@@ -293,6 +305,8 @@ class Trainer:
             self._autocast,
             check,
         )
+        if told := own.without_numbers():
+            self.reporter.warn(f"{title}: the network gives {told}; they count as the first class")
         if self.processes.count == 1:
             return own
         order = loader.batch_sampler

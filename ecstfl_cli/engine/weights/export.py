@@ -14,6 +14,7 @@ from torch import Tensor
 from ecstfl_cli import registry
 from ecstfl_cli.api import Exporter, InputSpec
 from ecstfl_cli.components.frame_model import FrameModel, InferenceGraph
+from ecstfl_cli.engine.component_state import contract_problem
 from ecstfl_cli.engine.data.samples import KIND
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import resolve_device
@@ -31,6 +32,8 @@ BATCH_SIZES = (1, 3)
 _BATCH = 32
 # What may differ where --tolerance is not given: logits, or the most probable class in such a share of real samples.
 TOLERANCE, CLASS_TOLERANCE = 1e-4, 0.06
+
+_CONTRACT = "api.Exporter says what an exporter has and returns; see docs/plugins.md."
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ def export(
     try:
         with complete_file(path) as partial:
             exporter.export(graph, torch.from_numpy(shown), partial, export_metadata(checkpoint))
+            if not partial.exists():
+                raise ExportError(f"exporter {format!r} has written nothing to {partial}", _CONTRACT)
             comparison = compare(graph.to(torch_device), exporter, partial, trials)
             (_require_classes if needs_samples else _require)(comparison, tolerance)
             size = partial.stat().st_size
@@ -139,8 +144,8 @@ def compare(graph: InferenceGraph, exporter: Exporter, path: Path, trials: Itera
     difference = largest_probs = total_probs = 0.0
     same = samples = values = 0
     for frames in trials:
-        theirs = torch.from_numpy(np.asarray(exporter.run(path, frames)))
         ours = _logits(graph, torch.from_numpy(frames).to(device))
+        theirs = _as_logits(exporter.run(path, frames), exporter, tuple(ours.shape))
         scale = max(1.0, ours.abs().max().item())
         difference = max(difference, _apart(theirs, ours).max().item() / scale)
         probs = _apart(theirs.softmax(dim=1), ours.softmax(dim=1))
@@ -150,6 +155,16 @@ def compare(graph: InferenceGraph, exporter: Exporter, path: Path, trials: Itera
         samples += len(frames)
         values += probs.numel()
     return Comparison(difference, same, samples, largest_probs, total_probs / values)
+
+
+def _as_logits(found: Any, exporter: Exporter, shape: tuple[int, ...]) -> Tensor:
+    """What an exporter's `run` returned, as logits. Raises ExportError for anything else."""
+    name = type(exporter).__name__
+    if not isinstance(found, np.ndarray):
+        raise ExportError(f"`run` of the exporter {name} returned a {type(found).__name__}", _CONTRACT)
+    if found.shape != shape:
+        raise ExportError(f"`run` of the exporter {name} returned {found.shape}, where logits are {shape}", _CONTRACT)
+    return torch.from_numpy(found)
 
 
 def _apart(theirs: Tensor, ours: Tensor) -> Tensor:
@@ -227,6 +242,8 @@ def _require_classes(comparison: Comparison, tolerance: float) -> None:
 
 def _exporter(format: str) -> Exporter:
     found = registry.load("exporters", format)
+    if problem := contract_problem("exporters", found):
+        raise ExportError(f"exporter {format!r} {problem}", _CONTRACT)
     return found() if isinstance(found, type) else found
 
 

@@ -150,6 +150,15 @@ def test_what_does_not_fit_is_refused_with_the_way_out() -> None:
         build_model(ModelSpec("timm/resnet10t", 7, temporal_head="gru", temporal_args={"depth": 3}), "video")
 
 
+def test_a_backbone_of_another_modality_is_refused(fake_distribution) -> None:
+    source = "class Odd:\n    modality = 'image'\n    num_features = 1\n    forward_features = forward_head = None\n"
+    source += "    reset_classifier = None\n    def __init__(self, k): pass\n"
+    fake_distribution("odd", {"backbones": {"odd": "odd_mod:Odd"}}, {"odd_mod.py": source})
+    with pytest.raises(RegistryError, match="has the modality 'image'") as caught:
+        build_model(ModelSpec("odd", 7), "img")
+    assert "img, video" in caught.value.hint
+
+
 def test_an_unknown_member_suggests_near_ones() -> None:
     with pytest.raises(RegistryError, match="not a torchvision classifier") as caught:
         build_model(ModelSpec("torchvision/r3d18", 7), "video")

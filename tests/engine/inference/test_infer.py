@@ -8,9 +8,11 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, recall_score
 
 from ecstfl_cli.engine.inference.infer import InferResult
+from ecstfl_cli.engine.inference.recogniser import Recogniser
 from ecstfl_cli.engine.preparation.prepare import prepare_dataset
 from ecstfl_cli.engine.reporter import Reporter
-from ecstfl_cli.errors import DataError, EcstflError, LabelMapError
+from ecstfl_cli.engine.weights.checkpoint import load_native, save_checkpoint
+from ecstfl_cli.errors import CheckpointError, DataError, EcstflError, LabelMapError
 from ecstfl_cli.labels import label_map_from
 from tests.small_model import quick_infer, save_small_model
 
@@ -181,6 +183,29 @@ def test_an_image_that_only_fails_when_decoded_is_reported_like_the_others(run, 
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
+def spoilt(model: Path, factor: float) -> Path:
+    """The model with its classifier's weights times a factor."""
+    found = load_native(model)
+    state = {k: v * factor if v.ndim == 2 and len(v) == 7 else v for k, v in found.state.items()}
+    path = model.with_name("spoilt.safetensors")
+    save_checkpoint(path, state, model=found.model, input=found.input, labels=found.labels)
+    return path
+
+
+def test_outputs_that_are_not_numbers_are_no_predictions(run, tiny_images, still_model):
+    """Of values too large for the number format, as may be in half precision."""
+    data, model = tiny_images(), spoilt(still_model, float("inf"))
+    with pytest.raises(CheckpointError, match=r"gives no numbers for 12 of 12 samples, e\.g\. images/test_happy_0"):
+        run(data.test, model=model, label_map=DFEW)
+    with pytest.raises(CheckpointError, match="gives no numbers"):
+        Recogniser(model, device="cpu", faces=False).images(np.zeros((32, 32, 3), np.uint8))
+
+
+def test_weights_that_are_not_numbers_are_not_opened(run, tiny_images, still_model):
+    with pytest.raises(CheckpointError, match=r"holds values that are not numbers, in .*weight"):
+        run(tiny_images().test, model=spoilt(still_model, float("nan")), label_map=DFEW)
+
+
 def test_labels_are_joined_to_the_model_by_name(run, tiny_images, still_model):
     data = tiny_images(classes=3, per_class=1)
     data.test.write_text(data.test.read_text().replace("expression", "label"))
@@ -197,6 +222,19 @@ def test_the_label_map_that_prepare_recorded_is_used(run, tiny_images, still_mod
     result = run(listed, model=still_model, reporter=reporter)
     assert [DFEW.names[i] for i in result.predictions.target] == ["angry", "disgust", "fear"]
     assert not any("taken to be" in warning for warning in reporter.warnings)
+
+
+def test_a_label_map_does_not_overrule_the_one_that_prepare_recorded(run, tiny_images, still_model, tmp_path):
+    data = tiny_images(classes=3)
+    prepare_dataset(data.root, label_map="fer2013", name="known", out=tmp_path / "lists", reporter=Reporter())
+    listed = tmp_path / "lists" / "known_test.csv"
+    with pytest.raises(LabelMapError, match=r"told in two ways: --label-map and .*known\.json"):
+        run(listed, model=still_model, label_map=DFEW)
+    # Beside a list that needs it, it is that one's alone.
+    both = run(listed, data.test, model=still_model, label_map=DFEW).predictions.target
+    assert [DFEW.names[i] for i in both] == ["angry"] * 4 + ["disgust"] * 4 + ["fear"] * 4 + [
+        name for name in ("happy", "sad", "neutral") for _ in range(4)
+    ]
 
 
 def test_without_a_label_map_the_models_order_is_assumed_and_said(run, tiny_images, still_model):

@@ -146,3 +146,32 @@ def test_votes_written_by_hand_beside_a_prepared_list_stay(tiny_clips: Callable,
     (out / "film_train.extra.csv").write_text("path,subject\n")
     prepare(root, out, SECOND)
     assert (out / "film_train.extra.csv").read_text() == "path,subject\n"
+
+
+def test_lists_of_other_options_are_not_mixed_into_one_manifest(tiny_images: Callable, tmp_path: Path) -> None:
+    data = tiny_images(classes=2, per_class=6)
+
+    class Folds:
+        def __init__(self, folds: int) -> None:
+            self.folds = folds
+
+        def prepare(self, root: Path, reporter: Reporter) -> PreparedDataset:  # noqa: ARG002
+            rows = [PathRow(f"images/{p.name}", 0) for p in sorted((root / "images").iterdir())]
+            names = {f"fold{i}_test": rows[i :: self.folds] for i in range(self.folds)}
+            return PreparedDataset("folded", "img", names, "dfew")
+
+        recognise = None
+
+    def prepared(folds: int, **more: Any) -> Any:
+        options = {"folds": folds}
+        return prepare_dataset(
+            data.root, dataset=Folds(folds), options=options, out=tmp_path / "out", reporter=Reporter(), **more
+        )
+
+    prepared(4)
+    there = sorted((tmp_path / "out").iterdir())
+    with pytest.raises(DataError, match=r"options \{'folds': 4\}.*folded_fold3_test\.csv"):
+        prepared(3)
+    assert sorted((tmp_path / "out").iterdir()) == there
+    assert len(prepared(3, name="three").manifest["files"]) == 3
+    assert len(prepared(4).manifest["files"]) == 4

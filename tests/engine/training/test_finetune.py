@@ -231,6 +231,51 @@ def test_classes_without_training_samples_are_named(tiny_images: Callable, tmp_p
     assert any("no sample of: angry, surprise, disgust, fear" in warning for warning in reporter.warnings)
 
 
+LOSSES = {
+    "a number": ("0.5", "returned a float"),
+    "one a sample": ("logits.sum(1)", r"returned a tensor \(4,\)"),
+    "without a gradient": ("logits.detach().exp().mean()", "without a gradient"),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_mistakes_of_a_loss_plugin_are_named(
+    case: str, tiny_images: Callable, tmp_path: Path, fake_distribution
+) -> None:
+    value, message = LOSSES[case]
+    source = "from torch import nn\nclass Odd(nn.Module):\n    def __init__(self, context): super().__init__()\n"
+    source += f"    def forward(self, logits, features, target, batch): return {value}\n"
+    fake_distribution("odd", {"losses": {"odd": "odd_mod:Odd"}}, {"odd_mod.py": source})
+    with pytest.raises(EcstflError, match=f"the loss odd returned a.*{message}|{message}"):
+        run(recipe_for(tiny_images(), tmp_path, losses={"cross_entropy": {}, "odd": {}}))
+
+
+def test_a_loss_may_say_nothing_of_a_batch(tiny_images: Callable, tmp_path: Path, fake_distribution) -> None:
+    """As one of pairs may, where a batch has none: 0, without a gradient."""
+    source = "from torch import nn\nclass Odd(nn.Module):\n    def __init__(self, context): super().__init__()\n"
+    source += "    def forward(self, logits, features, target, batch): return logits.new_zeros(())\n"
+    fake_distribution("odd", {"losses": {"odd": "odd_mod:Odd"}}, {"odd_mod.py": source})
+    losses = {"cross_entropy": {}, "odd": {}}
+    assert run(recipe_for(tiny_images(), tmp_path, losses=losses, train={"epochs": 1})).metrics["epochs"] == 1
+
+
+def test_a_backbone_whose_features_are_maps_is_named(tiny_images: Callable, tmp_path: Path, fake_distribution) -> None:
+    source = """
+from torch import nn
+class Maps(nn.Module):
+    modality, num_features = "img", 4
+    def __init__(self, k):
+        super().__init__()
+        self.net, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, k)
+    def forward_features(self, x): return self.net(x)
+    def forward_head(self, features): return self.head(features.mean((2, 3)))
+    def reset_classifier(self, k): pass
+"""
+    fake_distribution("maps", {"backbones": {"maps": "maps_mod:Maps"}}, {"maps_mod.py": source})
+    with pytest.raises(EcstflError, match=r"backbone 'maps' gives features \(\d+, 4, \d+, \d+\), not \(\d+, 4\)"):
+        run(recipe_for(tiny_images(), tmp_path, model={"backbone": "maps", "temporal_head": None}))
+
+
 def test_training_stops_after_max_steps(tiny_images: Callable, tmp_path: Path) -> None:
     data = tiny_images(classes=3, per_class=8)
     result = run(recipe_for(data, tmp_path, train={"epochs": 50, "max_steps": 6}))

@@ -180,3 +180,49 @@ def test_metadata_of_other_programs_and_newer_versions_is_refused(exported):
         read_export_metadata({**metadata, "ecstfl.format_version": "99"}, "newer.onnx")
     with pytest.raises(CheckpointError, match="damaged"):
         read_export_metadata({**metadata, "ecstfl.input": "{"}, "damaged.onnx")
+
+
+PLUGIN = """
+import numpy as np
+
+class Exporter:
+    suffix = ".pt2x"
+
+    def export(self, graph, frames, path, metadata):
+        self.graph = graph
+        path.write_text("x")
+
+    def run(self, path, frames):
+        import torch
+        logits, probs = self.graph(torch.from_numpy(frames))
+        return logits.detach().numpy()
+"""
+MISTAKES = {
+    "run gives what a session does": ("return logits.detach().numpy()", "return [logits.detach().numpy()]", "a list"),
+    "run gives both": ("return logits.detach().numpy()", "return (logits.detach(), probs)", "returned a tuple"),
+    "run gives a tensor": ("return logits.detach().numpy()", "return logits.detach()", "returned a Tensor"),
+    "another shape": (".numpy()", ".numpy()[:, :2]", r"returned \(1, 2\), where logits are \(1, 7\)"),
+    "nothing written": ('path.write_text("x")', "pass", "has written nothing"),
+    "no suffix": ('suffix = ".pt2x"', "", "has no suffix"),
+    "no run": ("def run(", "def ran(", "has no method run"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_of_an_exporter_plugin_are_named(case, fake_distribution, tmp_path):
+    before, after, message = MISTAKES[case]
+    assert before in PLUGIN
+    source = {"other_mod.py": PLUGIN.replace(before, after)}
+    fake_distribution("other", {"exporters": {"other": "other_mod:Exporter"}}, source)
+    checkpoint = save_small_model(tmp_path / "m.safetensors", "img")
+    with pytest.raises(ExportError, match=message):
+        export(checkpoint, format="other", reporter=Reporter())
+    assert not (tmp_path / "m.pt2x").exists()
+
+
+def test_only_what_infer_opens_is_proposed_for_it(cli, fake_distribution, tmp_path):
+    fake_distribution("other", {"exporters": {"other": "other_mod:Exporter"}}, {"other_mod.py": PLUGIN})
+    save_small_model(tmp_path / "m.safetensors", "img")
+    assert "ecstfl infer" in cli("export", "m.safetensors", cwd=tmp_path).stdout
+    result = cli("export", "m.safetensors", "--format", "other", cwd=tmp_path)
+    assert (result.exit_code, "ecstfl infer" in result.stdout) == (0, False)
