@@ -92,6 +92,7 @@ def save_checkpoint(
     }
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, partial, {"format": "pt", _KEY: json.dumps(metadata, ensure_ascii=False)})
         partial.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else may read.
         partial.replace(path)

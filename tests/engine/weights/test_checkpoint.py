@@ -113,8 +113,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         _saved(path, _network(), metrics={"war": object()})
     assert path.read_bytes() == before
     with pytest.raises(CheckpointError, match="cannot write"):
-        _saved(tmp_path / "missing" / "a.safetensors", _network())
+        _saved(path / "b.safetensors", _network())  # A file is no folder.
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+    assert _saved(tmp_path / "new" / "one" / "a.safetensors", _network()).is_file()
 
 
 def test_class_names_must_be_as_many_as_the_classes(tmp_path: Path) -> None:
