@@ -18,7 +18,7 @@ from PIL import Image
 from ecstfl_cli.errors import DataError, EcstflError, OutputError, suggest
 from ecstfl_cli.files import complete_file
 from ecstfl_cli.media.annotate import AnnotatedFace, Annotator
-from ecstfl_cli.media.video import av_name, probe, read_video
+from ecstfl_cli.media.video import av_name, first_time, probe, read_video
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -171,7 +171,7 @@ class AnnotatedVideo:
         if track.codec_context.name not in container.supported_codecs:
             return
         copy: Any = container.add_stream_from_template(track)
-        start = _start(source)
+        start = first_time(source)
         self.sound = True
 
         def packets() -> Iterator[tuple[float, Packet]]:
@@ -227,18 +227,6 @@ def _video_stream(container: OutputContainer, width: int, height: int, fps: floa
     if name != "libx264":
         stream.bit_rate = round(width * height * min(fps, 60.0) * BITS_PER_PIXEL)
     return stream
-
-
-def _start(source: str | Path) -> Fraction:
-    """The time of the first picture, in the file's own count: where `read_video` begins to count."""
-    import av
-
-    with av.open(av_name(source)) as container:
-        for frame in container.decode(video=0):
-            if frame.pts is not None and frame.time_base is not None:
-                return frame.pts * frame.time_base
-            break
-    return Fraction(0)
 
 
 def annotate_video(

@@ -78,11 +78,17 @@ def seconds_of(source: str | Path, folder_fps: float = FOLDER_FPS) -> float | No
     return probe(path).seconds
 
 
+# Of these Pillow tells how long a frame lasts when it is decoded, of others when it is found.
+_TOLD_BY_LOADING = ("WEBP", "AVIF")
+
+
 def _durations(path: Path) -> list[float]:
     with Image.open(path) as image:
         found = []
         for index in range(getattr(image, "n_frames", 1)):
             image.seek(index)
+            if image.format in _TOLD_BY_LOADING:
+                image.load()
             found.append(_seconds(image))
         return found
 

@@ -10,13 +10,15 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 _END = object()
+# Seconds. A stream that hangs ends when its network limit comes; nobody waits for that.
+ENDS_WITHIN = 2.0
 
 
 def prefetched(items: Iterable[Item], ahead: int) -> Iterator[Item]:
     """The same items in the same order, made in a thread that is at most `ahead` of them ahead.
 
     An exception of the iterable is raised after the items before it. When this generator ends or is closed, the thread
-    ends and the iterable is closed, too.
+    ends and the iterable is closed, too: at once, or where it hangs as soon as it gives something.
     """
     waiting: queue.Queue = queue.Queue(maxsize=max(1, ahead))
     stop = threading.Event()
@@ -54,4 +56,4 @@ def prefetched(items: Iterable[Item], ahead: int) -> Iterator[Item]:
             yield got[0]
     finally:
         stop.set()
-        thread.join()
+        thread.join(ENDS_WITHIN)

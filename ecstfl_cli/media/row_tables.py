@@ -38,6 +38,7 @@ class RowTable:
             file = partial.open("w", newline="", encoding="utf-8", errors="backslashreplace")
             self._file = self._stack.enter_context(file)
             self._writer = csv.DictWriter(self._file, self.columns, lineterminator="\n")
+            self._quoting = csv.DictWriter(self._file, self.columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
             self._writer.writeheader()
         except OSError as error:
             self._stack.close()
@@ -47,7 +48,9 @@ class RowTable:
     def write(self, rows: Sequence[Row]) -> None:
         """Add rows, in their order."""
         try:
-            self._writer.writerows(rows)
+            # Before Python 3.13 csv does not quote what ends a line on other systems.
+            returns = any("\r" in str(row.get("source", "")) for row in rows)
+            (self._quoting if returns else self._writer).writerows(rows)
             self._file.flush()
         except OSError as error:
             raise OutputError.of(self.path, error) from error

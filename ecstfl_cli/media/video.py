@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,6 +93,19 @@ def read_video(
             else:
                 taken = int((time + 5e-4) * fps)
             yield VideoFrame(index, time, upright(frame))
+
+
+def first_time(source: str | Path) -> Fraction:
+    """The time of the first picture in the file's own count, where `read_video` begins to count; 0 without one."""
+    try:
+        with _opened(source) as (container, stream):
+            for frame in _decoded(container, stream, source):
+                if frame.pts is not None and frame.time_base is not None:
+                    return frame.pts * frame.time_base
+                break
+    except DataError:  # Whoever reads it is told.
+        pass
+    return Fraction(0)
 
 
 def count_frames(path: str | Path) -> int:

@@ -24,6 +24,9 @@ POINTS = 6000
 # Faces of one source that the report shows, those seen longest.
 FACES = 24
 
+# Seconds: times of rows come from a table with four decimals, those of thumbnails do not.
+ROUNDING = 1e-4
+
 
 @dataclass(frozen=True)
 class FaceReport:
@@ -118,7 +121,7 @@ def _at_segments(segments: Sequence[Segment], thumbnails: Sequence[Thumbnail]) -
     starts = np.array([segment.start for segment in segments])
     best: dict[int, Thumbnail] = {}
     for thumbnail in thumbnails:
-        i = int(np.searchsorted(starts, thumbnail.time + 1e-9)) - 1
+        i = int(np.searchsorted(starts, thumbnail.time + ROUNDING)) - 1
         fits = i >= 0 and segments[i].expression == thumbnail.expression and thumbnail.time <= segments[i].end
         if fits and (i not in best or thumbnail.prob > best[i].prob):
             best[i] = thumbnail
@@ -139,7 +142,7 @@ def thinned(face: FaceReport, points: int, thumbnails: int, segments: int) -> Fa
     kept = face.thumbnails
     if len(kept) > thumbnails:
         starts = np.array([segment.start for segment in face.segments])
-        at = np.searchsorted(starts, [thumbnail.time + 1e-9 for thumbnail in kept]).clip(1) - 1
+        at = np.searchsorted(starts, [thumbnail.time + ROUNDING for thumbnail in kept]).clip(1) - 1
         lengths = [face.segments[i].end - face.segments[i].start for i in at.tolist()]
         order = np.argsort([-length for length in lengths], kind="stable")[:thumbnails]
         kept = tuple(kept[i] for i in sorted(order.tolist()))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
@@ -27,7 +28,7 @@ from ecstfl_cli.engine.inference.infer_inputs import (
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import loader_workers
 from ecstfl_cli.engine.weights.model_source import InferenceModel, default_model, open_model
-from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
+from ecstfl_cli.errors import CheckpointError, DataError, EcstflError, OutputError
 from ecstfl_cli.files import complete_file
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.sinks import prediction_rows, write_predictions
@@ -117,48 +118,48 @@ def infer(
     checked against the model. `flip` takes the mean over each sample and its mirror image. `workers` processes read
     images; "auto" chooses by the machine. Raises EcstflError.
     """
-    out = result_folder(out)
-    paths = [Path(path) for path in inputs]
-    try:
-        chosen = model or default_model(modality or modality_of_inputs(paths))
-    except CheckpointError as error:
-        if not (media := next(filter(lists_media, paths), None)):
-            raise
-        hint = f"{error.hint} If {media} is a list of photographs and videos, look at them: `ecstfl infer - < {media}`."
-        raise CheckpointError(error.message, hint) from error
-    opened = open_model(
-        chosen,
-        device=device,
-        precision=precision,
-        backbone=backbone,
-        label_map=model_label_map,
-        flip=flip,
-        reporter=reporter,
-    )
-    reporter.note(f"model {opened.describe()}" + ("" if model else " (none was named)"))
-    require_modality(opened, modality)
-    if not paths:
-        path, why = default_input(opened.input.modality)
-        paths = [path]
-        reporter.note(f"input {path}: {why} (none was named)")
-    rejects = out / "rejects.csv"
-    source = Source(
-        opened.input.modality, opened.labels, label_map, data_root, skip_bad, rejects, reporter, drop_classes
-    )
-    samples = gather(paths, source)
-    try:
-        predictions = _predict(opened, samples, batch_size, workers, reporter)
-    except DataError:
-        # An image with a sound head and tail that does not decode: now every one of them is looked at in full.
-        readable = decodable(samples, source)
-        if len(readable) == len(samples):
-            raise
-        predictions = _predict(opened, readable, batch_size, workers, reporter)
-    predictions.require_numbers(str(opened.source))
-    metrics = predictions.metrics() if predictions.has_labels else None
-    result = InferResult(opened, [str(path) for path in paths], predictions, metrics, out, source.dropped)
-    _write(result, formats)
-    return result
+    with result_folder(out) as folder:
+        paths = [Path(path) for path in inputs]
+        try:
+            chosen = model or default_model(modality or modality_of_inputs(paths))
+        except CheckpointError as error:
+            if not (media := next(filter(lists_media, paths), None)):
+                raise
+            look = f"If {media} is a list of photographs and videos, look at them: `ecstfl infer - < {media}`."
+            raise CheckpointError(error.message, f"{error.hint} {look}") from error
+        opened = open_model(
+            chosen,
+            device=device,
+            precision=precision,
+            backbone=backbone,
+            label_map=model_label_map,
+            flip=flip,
+            reporter=reporter,
+        )
+        reporter.note(f"model {opened.describe()}" + ("" if model else " (none was named)"))
+        require_modality(opened, modality)
+        if not paths:
+            path, why = default_input(opened.input.modality)
+            paths = [path]
+            reporter.note(f"input {path}: {why} (none was named)")
+        rejects = folder / "rejects.csv"
+        source = Source(
+            opened.input.modality, opened.labels, label_map, data_root, skip_bad, rejects, reporter, drop_classes
+        )
+        samples = gather(paths, source)
+        try:
+            predictions = _predict(opened, samples, batch_size, workers, reporter)
+        except DataError:
+            # An image with a sound head and tail that does not decode: now every one of them is looked at in full.
+            readable = decodable(samples, source)
+            if len(readable) == len(samples):
+                raise
+            predictions = _predict(opened, readable, batch_size, workers, reporter)
+        predictions.require_numbers(str(opened.source))
+        metrics = predictions.metrics() if predictions.has_labels else None
+        result = InferResult(opened, [str(path) for path in paths], predictions, metrics, folder, source.dropped)
+        _write(result, formats)
+        return result
 
 
 def _predict(
@@ -184,24 +185,52 @@ def require_modality(model: InferenceModel, modality: Modality | None) -> None:
         )
 
 
-def result_folder(out: Path | None) -> Path:
-    """The folder to write to; it is made with its first file. Raises EcstflError where it holds an earlier result."""
-    if out is None:
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        names = (stamp if n == 0 else f"{stamp}-{n}" for n in count())
-        return next(folder for name in names if not (folder := RESULTS / name).exists())
-    if out.exists() and not out.is_dir():
-        raise EcstflError(f"--out {out} is a file", "Name a folder.")
-    earlier = sorted(path.name for pattern in _RESULT_FILES for path in out.glob(pattern))
+@contextmanager
+def result_folder(out: Path | None) -> Iterator[Path]:
+    """The folder to write to: `out`, or a new one that no other command takes. It is gone again where it stays empty.
+
+    Raises EcstflError where it holds an earlier result.
+    """
+    ours = out is None or not out.exists()
+    folder = _new_folder() if out is None else out
+    if folder.exists() and not folder.is_dir():
+        raise EcstflError(f"--out {folder} is a file", "Name a folder.")
+    require_no_result(folder)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # What holds something is not removed.
+            for empty in ([folder] if ours else []) + ([RESULTS, RESULTS.parent] if out is None else []):
+                empty.rmdir()
+
+
+def require_no_result(folder: Path, patterns: Sequence[str] = _RESULT_FILES) -> None:
+    """Raises EcstflError where a folder holds an earlier result."""
+    earlier = sorted(path.name for pattern in patterns for path in folder.glob(pattern))
     if earlier:
         raise EcstflError(
-            f"{out} holds an earlier result: {', '.join(earlier)}", "Name another folder with --out, or remove it."
+            f"{folder} holds an earlier result: {', '.join(earlier)}", "Name another folder with --out, or remove it."
         )
-    return out
+
+
+def _new_folder() -> Path:
+    """A folder of this command alone, also where many are started at once."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    try:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        for n in count():
+            folder = RESULTS / (stamp if n == 0 else f"{stamp}-{n}")
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise OutputError.of(RESULTS, error) from error
+    raise AssertionError
 
 
 def _write(result: InferResult, formats: Sequence[str]) -> None:
     names, out = result.model.labels.names, result.out
+    require_no_result(out, [f"predictions.{format}" for format in formats])  # Another command may have been quicker.
     try:
         for format in formats:
             write_predictions(result.predictions, names, out / f"predictions.{format}")

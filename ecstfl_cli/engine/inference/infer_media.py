@@ -7,8 +7,10 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +21,15 @@ from filelock import FileLock
 from ecstfl_cli.api import Modality
 from ecstfl_cli.engine.inference.defaults import BATCH_SIZE
 from ecstfl_cli.engine.inference.infer import model_summary, require_modality, result_folder
-from ecstfl_cli.engine.inference.media_job import UNFINISHED, Job, MediaSettings, Shard, is_unfinished
+from ecstfl_cli.engine.inference.media_job import (
+    RESULT,
+    UNFINISHED,
+    FinishedError,
+    Job,
+    MediaSettings,
+    Shard,
+    is_unfinished,
+)
 from ecstfl_cli.engine.inference.media_pool import look_at_units, media_workers
 from ecstfl_cli.engine.inference.media_worker import OnLive, Worker, nothing
 from ecstfl_cli.engine.inference.recogniser import Recogniser
@@ -27,6 +37,7 @@ from ecstfl_cli.engine.inference.source_summary import SourceSummary
 from ecstfl_cli.engine.inference.sources import ANNOTATED, Found, find_sources, read_list
 from ecstfl_cli.engine.inference.stop_signals import ends_on_interrupt, interrupted_on_termination
 from ecstfl_cli.engine.reporter import Reporter
+from ecstfl_cli.engine.weights.model_source import InferenceModel
 from ecstfl_cli.errors import DataError, EcstflError, OutputError, listing
 from ecstfl_cli.files import complete_file, sha256
 from ecstfl_cli.labels import LabelMap
@@ -48,6 +59,7 @@ class Compute:
     model_label_map: LabelMap | None = None
 
 
+_PARTIAL = re.compile(r"(.+)\.\d+\.part(\.\w+)")
 # What a result holds, so far as it was asked for.
 WRITTEN = frozenset(
     {
@@ -127,46 +139,57 @@ def infer_media(
         settings = _resumed(job.settings, settings, job.out)
     elif out is None and shard.count > 1:
         raise EcstflError("the parts of a job need one folder", "Name it, the same for all: --out DIR.")
-    folder = job.out if job else out if out and is_unfinished(out) else result_folder(out)
-    recogniser = _recogniser(settings, compute, reporter)
-    require_modality(recogniser.model, modality)
-    reporter.note(f"model {recogniser.model.describe()}" + ("" if settings.model else " (none was named)"))
-    settings = replace(settings, weights=_digest(recogniser.model.source))
-    if job is None:
-        as_videos = settings.frame_rate is not None or recogniser.model.input.modality == "video"
+    with ExitStack() as held:
+        if job:
+            folder = job.out
+        elif out and (is_unfinished(out) or (shard.count > 1 and (out / RESULT).exists())):
+            folder = out
+        else:
+            folder = held.enter_context(result_folder(out))
+        recogniser = _recogniser(settings, compute, reporter)
+        require_modality(recogniser.model, modality)
+        reporter.note(f"model {recogniser.model.describe()}" + ("" if settings.model else " (none was named)"))
+        settings = replace(settings, weights=_digest(recogniser.model.source))
+        if job is None:
+            as_videos = settings.frame_rate is not None or recogniser.model.input.modality == "video"
 
-        def find() -> Found:
-            listed = read_list(stdin, null) if stdin else []
-            named = [name for name in settings.inputs if name != "-"]
-            return find_sources(named, listed=listed, camera=settings.camera, folders_are_videos=as_videos)
+            def find() -> Found:
+                listed = read_list(stdin, null) if stdin else []
+                named = [name for name in settings.inputs if name != "-"]
+                return find_sources(named, listed=listed, camera=settings.camera, folders_are_videos=as_videos)
 
-        model = recogniser.model
-        about = {**model_summary(model), "card": model.card, "measured": model.measured}
-        job, found = Job.open(folder, settings, about, find, shard)
-        _tell_found(job, found, reporter)
-    elif job.settings.weights == settings.weights:
-        _tell_found(job, None, reporter)
-    else:
-        raise EcstflError(f"{job.out} was begun with other weights than {recogniser.model.source} has now")
-    job.require_sources()
-    copies = job.out / ANNOTATED
-    had_copies = copies.exists()
-    try:
-        _look(job, recogniser, compute, on_live, reporter)
-    except BaseException as error:
-        if shard.count == 1 and not job.done():
-            if not had_copies:
-                shutil.rmtree(copies, ignore_errors=True)
-            job.remove()
-            if isinstance(error, KeyboardInterrupt):
-                reporter.warn("stopped before any source was done; nothing was written")
-        elif isinstance(error, KeyboardInterrupt | OutputError):
-            reporter.warn(
-                f"stopped; {len(job.done())} of {len(job.sources)} sources are done. "
-                f"Go on with: ecstfl infer --resume {job.out}"
-            )
-        raise
-    return put_together(job)
+            model = recogniser.model
+            about = {**model_summary(model), "card": model.card, "measured": model.measured}
+            try:
+                job, found = Job.open(folder, settings, about, find, shard)
+            except FinishedError:  # By the other shards, where nothing was left for this one.
+                if shard.count > 1 and (finished := _finished(folder, settings, model)):
+                    return finished
+                raise
+            _tell_found(job, found, reporter)
+        elif job.settings.weights == settings.weights:
+            _tell_found(job, None, reporter)
+        else:
+            raise EcstflError(f"{job.out} was begun with other weights than {recogniser.model.source} has now")
+        job.require_sources()
+        copies = job.out / ANNOTATED
+        had_copies = copies.exists()
+        try:
+            _look(job, recogniser, compute, on_live, reporter)
+        except BaseException as error:
+            if shard.count == 1 and not job.done():
+                if not had_copies:
+                    shutil.rmtree(copies, ignore_errors=True)
+                job.remove()
+                if isinstance(error, KeyboardInterrupt):
+                    reporter.warn("stopped before any source was done; nothing was written")
+            elif isinstance(error, KeyboardInterrupt | OutputError):
+                reporter.warn(
+                    f"stopped; {len(job.done())} of {len(job.sources)} sources are done. "
+                    f"Go on with: ecstfl infer --resume {job.out}"
+                )
+            raise
+        return put_together(job)
 
 
 def describe_problem(source: str, problem: str) -> str:
@@ -318,14 +341,11 @@ def put_together(job: Job) -> MediaResult:
     if not is_unfinished(job.out):
         return _put_together_by_another(job)
     result = MediaResult(job.out, job.labels, job.model, job.settings, job.done())
-    lock = job.out / f".{UNFINISHED}.lock"
-    with FileLock(lock):
+    with _alone_in(job):
         if not is_unfinished(job.out):
-            lock.unlink(missing_ok=True)
             return _put_together_by_another(job)
         if all(source.failed for source in result.sources):
             lines = [describe_problem(*problem) for problem in result.problems]
-            lock.unlink(missing_ok=True)
             job.remove()
             if len(lines) == 1:
                 raise DataError(
@@ -333,14 +353,35 @@ def put_together(job: Job) -> MediaResult:
                 )
             raise DataError(f"none of the {len(lines)} sources could be looked at:\n" + listing(lines))
         _write(job, result)
-        lock.unlink(missing_ok=True)
         job.remove()
     return result
 
 
+@contextmanager
+def _alone_in(job: Job) -> Iterator[None]:
+    """While no other process puts the job together; its folder is gone afterwards where nothing is in it."""
+    lock = job.out / f".{UNFINISHED}.lock"
+    try:
+        with FileLock(lock):
+            yield
+    finally:
+        with suppress(OSError):  # Another process may hold it, which Windows does not let go.
+            lock.unlink(missing_ok=True)
+            job.out.rmdir()
+
+
+def _finished(out: Path, settings: MediaSettings, model: InferenceModel) -> MediaResult | None:
+    """The result in `out`, where it is of these settings."""
+    written = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    if written["settings"] != json.loads(json.dumps(asdict(settings))):
+        return None
+    sources = [SourceSummary.from_dict(source) for source in written["sources"]]
+    return MediaResult(out, model.labels, model_summary(model), settings, sources)
+
+
 def _put_together_by_another(job: Job) -> MediaResult:
     """The result that another process, which was done at the same time, has written."""
-    path = job.out / "summary.json"
+    path = job.out / RESULT
     try:
         written = json.loads(path.read_text(encoding="utf-8"))["sources"]
     except FileNotFoundError as error:
@@ -350,6 +391,7 @@ def _put_together_by_another(job: Job) -> MediaResult:
 
 
 def _write(job: Job, result: MediaResult) -> None:
+    _remove_partial_copies(job)
     table = job.out / "predictions.csv"
     join_tables([job.rows(unit) for unit in job.units], job.columns, table)
     for format in job.settings.formats:
@@ -366,8 +408,19 @@ def _write(job: Job, result: MediaResult) -> None:
                 partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
             ):
                 csv.writer(file, lineterminator="\n").writerows([("source", "problem"), *result.problems])
-        with complete_file(job.out / "summary.json") as partial:
+        with complete_file(job.out / RESULT) as partial:
             text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False)
             partial.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError.of(job.out, error) from error
+
+
+def _remove_partial_copies(job: Job) -> None:
+    """Remove what processes that were ended while they wrote annotated pictures have left."""
+    copies = job.out / ANNOTATED
+    if not job.settings.annotate or not copies.is_dir():
+        return
+    whole = {path for path in copies.rglob("*") if not _PARTIAL.fullmatch(path.name)}
+    for path in copies.rglob("*"):
+        if (found := _PARTIAL.fullmatch(path.name)) and path.with_name(found[1] + found[2]) in whole:
+            path.unlink(missing_ok=True)

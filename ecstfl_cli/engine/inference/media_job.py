@@ -12,8 +12,10 @@ import json
 import os
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,20 @@ from ecstfl_cli.engine.inference.sources import UNFINISHED, Found, MediaSource
 from ecstfl_cli.errors import EcstflError, OutputError, listing
 from ecstfl_cli.files import complete_file
 from ecstfl_cli.labels import LabelMap
+from ecstfl_cli.media.row_tables import join_tables
 
 VERSION = 1
 JOB = "job.json"
 # Images that are looked at, and lost when a process ends, together.
 IMAGES = 128
+# What is written last.
+RESULT = "summary.json"
+# Seconds: a process that has made the folder of a job and not begun it in this time has been killed.
+BEGINS_WITHIN = 5.0
+
+
+class FinishedError(EcstflError):
+    """Another process has finished the job that was to be begun."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +92,18 @@ class Unit:
 
     index: int
     sources: tuple[MediaSource, ...]
+    part: str = ""
 
     @property
     def name(self) -> str:
         """How its files begin."""
-        return f"{self.index:06}"
+        return f"{self.index:06}{self.part}"
+
+    def halves(self) -> tuple[Unit, Unit]:
+        """Its sources in two units with files of their own."""
+        middle = len(self.sources) // 2
+        first, second = self.sources[:middle], self.sources[middle:]
+        return replace(self, sources=first, part=f"{self.part}a"), replace(self, sources=second, part=f"{self.part}b")
 
 
 @dataclass(frozen=True)
@@ -134,20 +152,19 @@ class Job:
         """The unfinished job in `out` where there is one with these settings, else a new one with what `find` gives.
 
         `model` says of the model what results should. Found is None where the job was there. Raises EcstflError where
-        its settings are others, with what differs.
+        its settings are others, with what differs; FinishedError where a result is there by now.
         """
         if is_unfinished(out):
             job = cls._load(out, shard)
-            if different := job.settings.differences(settings):
-                raise EcstflError(
-                    f"{out} holds an unfinished result of other settings:\n" + listing(different),
-                    f"Finish it with `ecstfl infer --resume {out}`, name another folder with --out, or remove it.",
-                )
+            job._require(settings)
             return job, None
         found = find()
-        _begin(out, settings, model, found.sources)
+        begun = _begin(out, settings, model, found.sources)
         # Of several processes that begin at once, all go by what is there now.
-        return cls._load(out, shard), found
+        job = cls._load(out, shard)
+        if not begun:
+            job._require(settings)
+        return job, found
 
     @classmethod
     def resume(cls, out: Path, shard: Shard) -> Job:
@@ -175,6 +192,13 @@ class Job:
             return cls(out, MediaSettings(**stored), content["model"], sources, shard, begun_in)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EcstflError(f"{path} cannot be read: {error}", f"Remove {path.parent} and begin again.") from error
+
+    def _require(self, settings: MediaSettings) -> None:
+        if different := self.settings.differences(settings):
+            raise EcstflError(
+                f"{self.out} holds an unfinished result of other settings:\n" + listing(different),
+                f"Finish it with `ecstfl infer --resume {self.out}`, name another folder with --out, or remove it.",
+            )
 
     # --- what is done ------------------------------------------------------------------------------------------------
 
@@ -211,6 +235,17 @@ class Job:
     def thumbnails(self, unit: Unit) -> Path:
         """The small pictures of a unit, for the report."""
         return self.folder / "thumbnails" / f"{unit.name}.jsonl"
+
+    def join(self, parts: Sequence[Unit], unit: Unit) -> None:
+        """Put the files of a unit's parts together as the unit's."""
+        join_tables([self.rows(part) for part in parts], self.columns, self.rows(unit))
+        if self.settings.report:
+            lines = [self.thumbnails(part).read_text() for part in parts if self.thumbnails(part).exists()]
+            with complete_file(self.thumbnails(unit)) as partial:
+                partial.write_text("".join(lines))
+        for part in parts:
+            self.rows(part).unlink()
+            self.thumbnails(part).unlink(missing_ok=True)
 
     def require_sources(self) -> None:
         """Raises EcstflError where this is another working directory, from which none of what is left is found."""
@@ -263,14 +298,18 @@ class Job:
 
     def _read_journals(self) -> None:
         for journal in sorted(self.folder.glob("journal-*.jsonl")):
-            for line in journal.read_text(encoding="utf-8").splitlines():
-                try:
-                    content = json.loads(line) if line else None
-                except ValueError:  # It was cut off when its process ended.
-                    continue
-                if content and content["unit"] < len(self.units):
-                    summaries = [SourceSummary.from_dict(values) for values in content["sources"]]
-                    self._done[content["unit"]] = summaries
+            with suppress(FileNotFoundError):  # Another process may be putting the parts together.
+                self._read_journal(journal)
+
+    def _read_journal(self, journal: Path) -> None:
+        for line in journal.read_text(encoding="utf-8").splitlines():
+            try:
+                content = json.loads(line) if line else None
+            except ValueError:  # It was cut off when its process ended.
+                continue
+            if content and content["unit"] < len(self.units):
+                summaries = [SourceSummary.from_dict(values) for values in content["sources"]]
+                self._done[content["unit"]] = summaries
 
 
 def normal_path(name: str) -> Path:
@@ -295,7 +334,26 @@ def _units(sources: Sequence[MediaSource]) -> list[Unit]:
     return [Unit(index, tuple(group)) for index, group in enumerate(groups)]
 
 
-def _begin(out: Path, settings: MediaSettings, model: Mapping[str, Any], sources: Sequence[MediaSource]) -> None:
+def _begin(out: Path, settings: MediaSettings, model: Mapping[str, Any], sources: Sequence[MediaSource]) -> bool:
+    """Begin a job, unless another process does so at this moment, which is then waited for; whether it was begun here.
+
+    Raises FinishedError where a result is there: another process has been quicker.
+    """
+    folder = out / UNFINISHED
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            for _ in range(round(BEGINS_WITHIN / 0.05)):
+                if is_unfinished(out):
+                    return False
+                time.sleep(0.05)
+        if (out / RESULT).exists():
+            shutil.rmtree(folder)
+            raise FinishedError(f"{out} holds a result by now", "Name another folder with --out, or remove it.")
+    except OSError as error:
+        raise OutputError.of(folder, error) from error
     content = {
         "version": VERSION,
         "begun_in": str(Path.cwd()),
@@ -311,3 +369,4 @@ def _begin(out: Path, settings: MediaSettings, model: Mapping[str, Any], sources
             partial.write_text(json.dumps(content, indent=1), encoding="ascii")
     except OSError as error:
         raise OutputError.of(path, error) from error
+    return True

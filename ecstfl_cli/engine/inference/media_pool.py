@@ -12,7 +12,7 @@ from multiprocessing import get_context
 import torch
 
 from ecstfl_cli.engine.inference.media_job import Job, Unit
-from ecstfl_cli.engine.inference.media_worker import Worker
+from ecstfl_cli.engine.inference.media_worker import Worker, write_thumbnails
 from ecstfl_cli.engine.inference.source_summary import SourceSummary
 from ecstfl_cli.engine.inference.sources import MediaSource
 from ecstfl_cli.engine.processes import cores, end_with_parent
@@ -137,13 +137,23 @@ def _completed(
 
 
 def _alone(job: Job, unit: Unit, make: Callable[[int], Worker]) -> list[SourceSummary]:
-    """A unit in a process of its own; where that dies, too, its sources have that problem and no rows."""
+    """A unit in a process of its own; where that dies, too, each half of it, until it is one source that has it die.
+
+    That source has this problem and no rows.
+    """
     try:
         with _pool(make, 1) as pool:
             return pool.submit(_look_at, unit).result()
     except BrokenProcessPool:
+        if len(unit.sources) > 1:
+            halves = unit.halves()
+            summaries = [summary for half in halves for summary in _alone(job, half, make)]
+            job.join(halves, unit)
+            return summaries
         with RowTable(job.rows(unit), job.columns):
             pass
+        if job.settings.report:
+            write_thumbnails(job.thumbnails(unit), [(source, ()) for source in unit.sources])
         text = "the process that looked at it died; perhaps it needs more memory than there is"
         return [SourceSummary(source.name, source.kind, problem=text) for source in unit.sources]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import json
 import re
 import traceback
@@ -39,11 +40,22 @@ from ecstfl_cli.report.thumbnails import Thumbnail, ThumbnailKeeper
 Pixels = NDArray[np.uint8]
 # Called with the time in seconds, the results and their classes, for each frame of a live source as it comes.
 OnLive = Callable[[float, Sequence[FaceResult], LabelMap], None]
+# Of an address as a file's name; file systems take 255 bytes, a character may be four, and endings come behind it.
+LONGEST_NAME = 50
 _NOT_DRAWN = "its annotated copy could not be made"
 # A network that says nothing for so many microseconds has gone. FFmpeg calls it differently for each protocol.
 _SILENCE = {"rw_timeout": "15000000", "timeout": "15000000"}
+# Where `timeout` is to wait for somebody who sends.
+_RTMP_SILENCE = {"rw_timeout": "15000000"}
 # Over UDP, frames that come while earlier ones are looked at are lost.
 _RTSP = {"rtsp_flags": "prefer_tcp"}
+
+
+def _stream_options(address: str) -> dict[str, str]:
+    scheme = address.partition(":")[0].lower()
+    if scheme.startswith("rtmp"):
+        return _RTMP_SILENCE
+    return _SILENCE | (_RTSP if scheme.startswith("rtsp") else {})
 
 
 def nothing(*_: Any) -> None:
@@ -188,7 +200,7 @@ class Worker:
             camera = camera_input(source.name)
             address, format, options = camera.url, camera.format, camera.options
         elif is_address(source.name):
-            options = _SILENCE | (_RTSP if source.name.startswith("rtsp") else {})
+            options = _stream_options(source.name)
         frames: Iterator[VideoFrame] = read_moving(
             address,
             every=settings.every if thinned else 1,
@@ -250,7 +262,10 @@ class Worker:
         """Where a source's annotated copy goes: in OUT/annotated as it lies below the folder that all sources share."""
         folder = self.job.out / ANNOTATED
         if source.live:
-            return folder / re.sub(r"[^\w.-]+", "_", source.name).strip("_")
+            name = re.sub(r"[^\w.-]+", "_", source.name).strip("_")
+            if len(name) <= LONGEST_NAME:
+                return folder / name
+            return folder / f"{name[:LONGEST_NAME]}_{hashlib.sha256(source.name.encode()).hexdigest()[:8]}"
         return folder / normal_path(source.name).relative_to(self.job.common_folder)
 
     @contextmanager
@@ -262,8 +277,7 @@ class Worker:
         with _writing(), complete_file(self.job.thumbnails(unit)) as partial, partial.open("w") as file:
 
             def keep(source: MediaSource, keeper: ThumbnailKeeper) -> None:
-                kept = [_thumbnail_to_dict(thumbnail) for thumbnail in keeper.thumbnails()]
-                file.write(json.dumps({"source": source.name, "thumbnails": kept}) + "\n")
+                file.write(_thumbnails_line(source, keeper.thumbnails()))
 
             yield keep
 
@@ -299,6 +313,17 @@ def _said(source: MediaSource, error: EcstflError) -> str:
     if source.kind in ("image", "video") and Path(source.name).is_file() and not Path(source.name).stat().st_size:
         return "is empty (0 bytes)"
     return " ".join(error.message.split("\n"))
+
+
+def write_thumbnails(path: Path, of_sources: Sequence[tuple[MediaSource, Sequence[Thumbnail]]]) -> None:
+    """Write the thumbnails of a unit's sources as `read_thumbnails` reads them."""
+    with complete_file(path) as partial:
+        partial.write_text("".join(_thumbnails_line(source, kept) for source, kept in of_sources))
+
+
+def _thumbnails_line(source: MediaSource, kept: Sequence[Thumbnail]) -> str:
+    thumbnails = [_thumbnail_to_dict(thumbnail) for thumbnail in kept]
+    return json.dumps({"source": source.name, "thumbnails": thumbnails}) + "\n"
 
 
 def _thumbnail_to_dict(thumbnail: Thumbnail) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -280,9 +280,18 @@ class Recogniser:
     # --- faces -------------------------------------------------------------------------------------------------------
 
     def _followed(self, frames: Iterable[VideoFrame], live: bool) -> Iterator[tuple[VideoFrame, list[TrackedFace]]]:
-        source = iter(frames)
-        ahead = list(islice(source, 1 if live else 2))
+        source: Iterator[VideoFrame] = iter(frames)
+        ahead: list[VideoFrame] = []
+        try:
+            for _ in range(1 if live else 2):
+                ahead.append(next(source))
+        except StopIteration:
+            pass
+        except DataError as error:  # It is raised after the frame before it.
+            source = _raising(error)
         if not ahead:
+            for _ in source:  # Raises what is wrong with the first one.
+                pass
             return
         first, rest = ahead[0], chain(ahead, source)
         try:
@@ -340,7 +349,7 @@ class Recogniser:
         spec = self.model.input
         if not faces:
             return np.empty((0, spec.size, spec.size, 3), np.uint8)
-        if self._is_face(pixels):
+        if isinstance(faces[0], _Whole):
             # torch warns of arrays that may not be written to, which Pillow's are.
             return resize(np.require(pixels[None], requirements=["C", "W"]), spec.size, spec.resize)
         crops = crop_faces(pixels, faces, self.crop)
@@ -394,8 +403,17 @@ def _within(seconds: float, frames: Sequence[VideoFrame]) -> int:
     return max(1, int(seconds / apart)) if apart > 0 else 1
 
 
+class _Whole(TrackedFace):
+    """A picture that is a face."""
+
+
 def _whole(pixels: Pixels) -> TrackedFace:
-    return TrackedFace(0, (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])), 1.0)
+    return _Whole(0, (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])), 1.0)
+
+
+def _raising(error: DataError) -> Iterator[VideoFrame]:
+    raise error
+    yield
 
 
 def _result(source: str, frame: VideoFrame, face: TrackedFace, probs: NDArray, frames: int = 1) -> FaceResult:

@@ -217,6 +217,9 @@ def _search(folder: Path, found: Found, folders_are_videos: bool) -> str:
         if images:
             found.add(str(place), "frames")
         for name in files:
+            if not _is_regular(place / name):  # Who reads a pipe waits for who writes to it.
+                found.passed_over[Path(name).suffix.lower()] += 1
+                continue
             kind = _kind(place / name) if "." in name else _kind_inside(place / name)
             if kind is None:
                 found.passed_over[Path(name).suffix.lower()] += 1
@@ -229,6 +232,13 @@ def _search(folder: Path, found: Found, folders_are_videos: bool) -> str:
         return ""
     others = found.passed_over.total() - others
     return _HOLDS_NEITHER + (f" (other files: {others})" if others else "")
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # Its reader says what is wrong.
+        return True
 
 
 def _walk(folder: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, list[str]]]:
