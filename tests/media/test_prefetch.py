@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ecstfl_cli.media import prefetch
 from ecstfl_cli.media.prefetch import prefetched
 
 
@@ -53,3 +54,24 @@ def test_closing_ends_the_thread_and_closes_the_generator() -> None:
     running.close()
     assert closed.is_set()
     assert threading.active_count() == before
+
+
+def test_closing_does_not_wait_for_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stream does until its network limit comes."""
+    monkeypatch.setattr(prefetch, "ENDS_WITHIN", 0.1)
+    comes, closed = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield 0
+            comes.wait()
+            yield 1
+        finally:
+            closed.set()
+
+    running = prefetched(items(), 1)
+    assert next(running) == 0
+    running.close()
+    assert not closed.is_set()
+    comes.set()
+    assert closed.wait(10)

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from ecstfl_cli.engine.inference.results import FaceResult
+from ecstfl_cli.engine.inference.source_summary import Tally
+from ecstfl_cli.report.source import source_report
+from ecstfl_cli.report.thumbnails import Thumbnail
 from ecstfl_cli.report.timeline import downsample, timelines
 
 HAPPY, SAD, NEUTRAL = 0, 1, 2
@@ -124,3 +128,32 @@ def test_a_long_timeline_is_drawn_with_fewer_points_that_keep_the_means():
     assert probs.sum(axis=1) == pytest.approx(np.ones(1000))
     assert probs[:, HAPPY].mean() == pytest.approx(found.probs[:, HAPPY].mean(), abs=0.01)
     assert downsample(found.times, found.probs, 20000)[2] == 0
+
+
+def test_rounded_times_of_rows_keep_the_thumbnails_of_their_segments():
+    """Rows come from a table with four decimals; thumbnails have the times of the frames."""
+    rows = shown(*[(k % 3, 1.0) for k in range(24)], fps=30)
+    starts = [segment.start for segment in timelines(rows)[0].segments]
+    kept = [Thumbnail(row.time, 0, int(np.argmax(row.probs)), 0.8, b"") for row in rows if row.time in starts]
+    assert len(kept) == 24
+    rounded = [Row(round(row.time, 4), row.probs) for row in rows]
+    assert len(source_report("a", rounded, 24.0, kept).faces[0].thumbnails) == 24
+
+
+@pytest.mark.parametrize("step", [0.04, 3.0])
+def test_the_summary_counts_what_the_timeline_counts(step: float):
+    """Faces that are gone for a while, and windows that lie seconds apart."""
+    tally, rows = Tally("a", "video", 3), []
+    for n in range(2500):
+        seen = [face for face in (0, 1) if (n // 20) % (face + 3)]
+        # Expressions that last, so that hysteresis and short stretches change nothing.
+        best = int(np.random.default_rng(n // 50).integers(3))
+        probs = tuple(0.9 if k == best else 0.05 for k in range(3))
+        results = [FaceResult("a", n, n * step, face, (0, 0, 1, 1), 1.0, probs, 1) for face in seen]
+        tally.add(n * step, results)
+        rows += results
+    summary = tally.finish(seconds=2500 * step)
+    for face in summary.shown:
+        (found,) = [one for one in timelines(rows, summary.duration) if one.face == face.face]
+        assert sum(face.seconds) == pytest.approx(found.seconds)
+        assert np.array(face.seconds) / sum(face.seconds) == pytest.approx(found.shares, abs=0.02)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import inf
+from statistics import median
 from typing import Any
 
 from ecstfl_cli.engine.inference.results import FaceResult
-from ecstfl_cli.report.timeline import SHORTEST
+from ecstfl_cli.report.timeline import GAP_SECONDS, GAP_STEPS, SHORTEST
 
 # Faces of a source that a summary tells of, those seen longest.
 FACES = 20
-# Seconds: where a face's next row is further away, and further than the next frame, it was gone in between.
-GONE = 1.0
+# How far rows of a face usually lie apart is the median of so many.
+STEPS = 1000
 # Seconds that a frame lasts which is the only one.
 ONE_FRAME = 0.04
 
@@ -71,12 +72,15 @@ class _Face:
     last: float
     expression: int
     seconds: list[float]
-    rows: int = 1
 
 
 @dataclass
 class Tally:
-    """Sums a source's frames up while they go by; `classes` is K."""
+    """Sums a source's frames up while they go by; `classes` is K.
+
+    A row of a face stands until its next one; where that is so far away that the face was gone in between, for as long
+    as rows usually are apart: as in `report.timeline.timelines`.
+    """
 
     name: str
     kind: str
@@ -86,10 +90,12 @@ class Tally:
     last: float = 0.0
     first: float | None = None
     _faces: dict[int, _Face] = field(default_factory=dict)
+    # Seconds that rows of a face are apart, until it is known how far they usually are: the face, its class, seconds.
+    _apart: list[tuple[_Face, int, float]] = field(default_factory=list)
+    _step: float = 0.0
 
     def add(self, time: float, results: Sequence[FaceResult]) -> None:
         """Take in a frame and its results; frames come in the order of their times."""
-        reach = max(GONE, time - self.last) if self.frames else GONE
         self.frames += 1
         self.first = time if self.first is None else self.first
         self.last = time
@@ -99,8 +105,26 @@ class Tally:
             if face is None:
                 self._faces[result.face] = _Face(time, time, result.expression, [0.0] * self.classes)
                 continue
-            face.seconds[face.expression] += min(time - face.last, reach)
-            face.last, face.expression, face.rows = time, result.expression, face.rows + 1
+            self._count(face, face.expression, time - face.last)
+            face.last, face.expression = time, result.expression
+
+    def _count(self, face: _Face, expression: int, apart: float) -> None:
+        if self._step:
+            is_gone = apart > max(GAP_STEPS * self._step, GAP_SECONDS)
+            face.seconds[expression] += self._step if is_gone else apart
+            return
+        self._apart.append((face, expression, apart))
+        if len(self._apart) == STEPS:
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self._apart:
+            return
+        steps = [apart for _, _, apart in self._apart if apart > 0]
+        self._step = median(steps) if steps else 0.0
+        waiting, self._apart = self._apart, []
+        for one in waiting if self._step else ():
+            self._count(*one)
 
     def finish(self, problem: str = "", seconds: float | None = None, *, exact: bool = False) -> SourceSummary:
         """The summary of a video or stream; each face's last row counts for as long as its others, to the end at most.
@@ -113,11 +137,10 @@ class Tally:
         last = ONE_FRAME if seconds is None or problem else max(ONE_FRAME, seconds - self.last)
         step = (self.last - (self.first or 0.0)) / (self.frames - 1) if self.frames > 1 else last
         end = max(self.last, min(inf if exact else self.last + step, inf if seconds is None else seconds))
+        self._settle()
         faces = []
         for id, face in self._faces.items():
-            own = min((face.last - face.first) / (face.rows - 1), max(GONE, step)) if face.rows > 1 else step
-            if exact and face.last == self.last:
-                own = inf
+            own = inf if exact and face.last == self.last else self._step or step
             # A row at the very end counts, too.
             stands = max(min(own, end - face.last), SHORTEST)
             face.seconds[face.expression] += stands

@@ -120,6 +120,15 @@ def test_the_last_frame_of_an_animation_lasts_as_long_as_it_says(look: Look) -> 
     assert sum(source.seconds) == pytest.approx(1.1)
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+def test_an_animation_is_as_long_as_its_frames_say(look: Look, suffix: str) -> None:
+    frames = [Image.open(picture(f"{n}.png", n)) for n in range(10)]
+    frames[0].save(f"moving{suffix}", save_all=True, append_images=frames[1:], duration=300)
+    (source,) = look(f"moving{suffix}").sources
+    assert source.duration == pytest.approx(3.0)
+    assert sum(source.seconds) == pytest.approx(3.0)
+
+
 def test_a_truncated_animation_is_told_and_ends_nothing(look: Look) -> None:
     frames = [Image.open(picture(f"{n}.png", n)) for n in range(3)]
     frames[0].save("moving.gif", save_all=True, append_images=frames[1:])
@@ -294,6 +303,45 @@ def test_a_bad_frame_of_a_folder_is_left_out_and_told_of(look: Look) -> None:
     (source,) = look("d", frame_rate=10.0).sources
     assert source.problem.startswith("1 of 5 frames of d were left out: cannot read image d/2.png")
     assert table()["frame"].tolist() == [0, 1, 3, 4]
+
+
+def test_a_frame_before_damage_is_kept(look: Look) -> None:
+    picture("d/0.png")
+    Path("d/1.png").write_bytes(b"")
+    (source,) = look("d", frame_rate=10.0).sources
+    assert source.problem.startswith("1 of 2 frames of d were left out")
+    assert table()["frame"].tolist() == [0]
+
+
+def test_frames_of_other_sizes_than_the_first_are_treated_like_it(look: Look) -> None:
+    """A small square picture among large ones is searched for faces as they are, not taken for one."""
+    for n, size in enumerate((300, 300, 120, 300)):
+        Image.new("RGB", (size, size)).save(Path(picture(f"d/{n}.png", n)))
+    (source,) = look("d", frame_rate=10.0, faces="auto", detect_every=1).sources
+    assert (source.problem, source.frames, source.rows) == ("", 4, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
+def test_pipes_in_a_directory_are_passed_over(look: Look) -> None:
+    picture("d/a.png")
+    os.mkfifo("d/pipe")
+    os.mkfifo("d/cam.mp4")
+    assert [source.name for source in look("d").sources] == ["d/a.png"]
+
+
+def test_a_name_that_ends_a_line_elsewhere_is_a_name(look: Look) -> None:
+    name = picture("d/a\rb.png")
+    look("d", formats=("csv", "json", "parquet"))
+    assert json.loads(Path("o/predictions.json").read_text())[0]["source"] == name
+    assert pd.read_parquet("o/predictions.parquet")["source"].tolist() == [name]
+
+
+def test_the_copy_of_a_long_address_has_a_shorter_name(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [VideoFrame(n, n / 25, np.zeros((48, 48, 3), np.uint8)) for n in range(3)]
+    monkeypatch.setattr(media_worker, "read_moving", lambda *_, **__: iter(frames))
+    look(f"http://x/{'y' * 400}", annotate=True)
+    (copy,) = Path("o/annotated").iterdir()
+    assert (len(copy.name) < 100, copy.suffix) == (True, ".mp4")
 
 
 def test_copies_lie_as_the_sources_do_below_their_common_folder(look: Look, tmp_path: Path) -> None:
@@ -490,7 +538,9 @@ def test_the_second_interrupt_does_not_wait() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize(("address", "over"), [("rtsp://x/y", "prefer_tcp"), ("http://x/y.ts", None)])
+@pytest.mark.parametrize(
+    ("address", "over"), [("rtsp://x/y", "prefer_tcp"), ("http://x/y.ts", None), ("rtmp://x/y", None)]
+)
 def test_rtsp_is_asked_for_over_tcp(
     look: Look, monkeypatch: pytest.MonkeyPatch, address: str, over: str | None
 ) -> None:
@@ -505,7 +555,9 @@ def test_rtsp_is_asked_for_over_tcp(
     with pytest.raises(DataError, match="cannot open video"):
         look(address)
     assert [options.get("rtsp_flags") for options in asked] == [over]
-    assert asked[0]["timeout"] == "15000000"
+    assert asked[0]["rw_timeout"] == "15000000"
+    # With it FFmpeg waits for somebody who sends to it by RTMP.
+    assert ("timeout" in asked[0]) == (not address.startswith("rtmp"))
 
 
 def test_a_live_source_is_alone(look: Look) -> None:

@@ -18,12 +18,15 @@ import pandas as pd
 import pytest
 
 from ecstfl_cli.cli import console
+from ecstfl_cli.engine.inference import infer_media
+from ecstfl_cli.engine.inference.infer import result_folder
 from ecstfl_cli.engine.inference.infer_media import merge, parse_shard, put_together
 from ecstfl_cli.engine.inference.media_job import Job, Shard
 from ecstfl_cli.engine.inference.media_worker import Worker
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import EcstflError
-from tests.looking import Look, picture, small_batch, table
+from tests.dying_worker import DEADLY, dying_worker
+from tests.looking import Look, picture, small_batch, table, video
 
 # --- going on --------------------------------------------------------------------------------------------------------
 
@@ -256,3 +259,107 @@ def test_files_in_several_processes_give_the_same_rows(look: Look) -> None:
     np.testing.assert_allclose(one[numbers], two[numbers], atol=1e-4)
     pd.testing.assert_frame_equal(one.drop(columns=numbers), two.drop(columns=numbers))
     assert not multiprocessing.active_children()
+
+
+def test_of_a_picture_that_ends_its_process_only_that_one_is_lost(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture("d/a.png", 1)
+    picture(f"d/{DEADLY}", 2)
+    video("d/v.mp4")
+    monkeypatch.setattr(infer_media, "_worker", dying_worker)
+    result = look("d", workers=2, report=True)
+    assert [(name, "died" in why) for name, why in result.problems] == [(f"d/{DEADLY}", True)]
+    assert table()["source"].unique().tolist() == ["d/a.png", "d/v.mp4"]
+    assert Path("o/report.html").is_file()
+
+
+# --- at the same time ------------------------------------------------------------------------------------------------
+
+
+def test_commands_without_a_folder_have_one_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with result_folder(None) as one, result_folder(None) as two:
+        assert one != two
+        (two / "predictions.csv").touch()
+    assert not one.exists()
+    assert two.exists()
+    (two / "predictions.csv").unlink()
+    with result_folder(two):
+        pass
+    assert two.exists(), "it was there before"
+
+
+def test_of_two_commands_that_begin_in_one_folder_the_later_one_is_refused(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither saw the other when it looked; the models take seconds to open."""
+    picture("a.png")
+    picture("b.png")
+    find = infer_media.find_sources
+
+    def beginning(*words: Any, **options: Any) -> Any:
+        monkeypatch.setattr(infer_media, "find_sources", find)
+        with monkeypatch.context() as patch:
+            patch.setattr(infer_media, "_look", interrupt)
+            patch.setattr(Job, "remove", lambda _: None)
+            with pytest.raises(KeyboardInterrupt):
+                look("b.png")
+        return find(*words, **options)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(infer_media, "find_sources", beginning)
+    with pytest.raises(EcstflError, match=r"(?s)unfinished result of other settings.*inputs: b\.png there, a\.png now"):
+        look("a.png")
+
+
+def test_a_result_that_came_in_the_meantime_is_not_overwritten(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture("a.png")
+    picture("b.png")
+    find = infer_media.find_sources
+
+    def finishing(*words: Any, **options: Any) -> Any:
+        monkeypatch.setattr(infer_media, "find_sources", find)
+        look("b.png")
+        return find(*words, **options)
+
+    monkeypatch.setattr(infer_media, "find_sources", finishing)
+    with pytest.raises(EcstflError, match="o holds a result by now"):
+        look("a.png")
+    assert table()["source"].tolist() == ["b.png"]
+    assert not Path("o/unfinished").exists()
+
+
+@pytest.mark.parametrize("while_it_begins", [False, True])
+def test_a_shard_for_which_nothing_was_left_has_the_result(
+    look: Look, monkeypatch: pytest.MonkeyPatch, while_it_begins: bool
+) -> None:
+    picture("a.png")
+    find = infer_media.find_sources
+    results = []
+
+    def finishing(*words: Any, **options: Any) -> Any:
+        monkeypatch.setattr(infer_media, "find_sources", find)
+        results.append(look("a.png", shard=Shard(0, 2)))
+        return find(*words, **options)
+
+    if while_it_begins:
+        monkeypatch.setattr(infer_media, "find_sources", finishing)
+    else:
+        results.append(look("a.png", shard=Shard(0, 2)))
+    late = look("a.png", shard=Shard(1, 2))
+    assert (late.finished, late.sources) == (True, results[0].sources)
+    assert sorted(path.name for path in Path("o").iterdir()) == ["predictions.csv", "summary.json"]
+    with pytest.raises(EcstflError, match="holds a result by now"):
+        look("a.png", shard=Shard(1, 2), flip=True)
+
+
+def test_half_written_pictures_are_removed(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_batch()
+    interrupted(look, 1, monkeypatch, annotate=True)
+    left, other = Path("o/annotated/1.4711.part.png"), Path("o/annotated/x.4711.part.png")
+    for path in (left, other):
+        path.write_bytes(b"half")
+    look("d", annotate=True)
+    assert not left.exists()
+    assert other.exists()
