@@ -13,6 +13,7 @@ from ecstfl_cli.engine.inference.media_worker import read_thumbnails
 from ecstfl_cli.engine.inference.source_summary import SourceSummary
 from ecstfl_cli.media.row_tables import read_table
 from ecstfl_cli.report.html import write_report
+from ecstfl_cli.report.sections import GALLERY
 from ecstfl_cli.report.source import SourceReport, source_report
 
 
@@ -26,12 +27,16 @@ def write_media_report(job: Job, sources: list[SourceSummary], path: Path) -> No
     """Write the report of `sources`, those of all units in order. One source's rows are in memory at a time."""
     summaries = iter(sources)
     reports: list[SourceReport] = []
+    pictured = 0
     for unit in job.units:
         rows = _rows(job.rows(unit))
         thumbnails = read_thumbnails(job.thumbnails(unit))
         for _ in unit.sources:
             source = next(summaries)
             pictures = next(thumbnails, [])
+            if source.kind == "image":  # No more than are shown: there may be very many.
+                pictures = pictures if pictured < GALLERY else []
+                pictured += len(pictures)
             problems = [source.problem] if source.problem else []
             own = list(islice(rows, source.rows))
             # A video of which nothing could be read has no duration: it is no picture, either.
