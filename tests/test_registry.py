@@ -314,8 +314,8 @@ def test_a_misspelt_group_is_shown(fake_distribution) -> None:
         ("label_maps", "x = ['happy']", "is not an api.LabelMap (list)"),
         ("losses", "x = 3", "is not callable (int)"),
         ("datasets", "class x:\n    def recognise(self, root): ...", "has no method prepare (type)"),
-        ("exporters", "class x:\n    export = run = print", "has no suffix (type)"),
-        ("exporters", "class x:\n    suffix = '.x'\n    export = run = print", ""),
+        ("exporters", "class x:\n    export = run = print", ""),
+        ("exporters", "class X:\n    export = run = print\nx = X()", "has no suffix (X)"),
     ],
 )
 def test_loading_also_looks_at_the_contract(group: str, source: str, problem: str, fake_distribution) -> None:

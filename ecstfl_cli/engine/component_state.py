@@ -107,7 +107,8 @@ def contract_problem(group: str, target: Any) -> str:
     if group in METHODS:
         missing = [m for m in METHODS[group] if not callable(getattr(target, m, None))]
         absent = [f"no method {name}" for name in missing]
-        absent += [f"no {name}" for name in ATTRIBUTES.get(group, ()) if not hasattr(target, name)]
+        if not isinstance(target, type):  # A class may give them to its objects.
+            absent += [f"no {name}" for name in ATTRIBUTES.get(group, ()) if not hasattr(target, name)]
         return f"has {' and '.join(absent)} {kind}" if absent else ""
     return "" if callable(target) else f"is not callable {kind}"
 

@@ -6,6 +6,7 @@ import importlib
 import os
 import platform
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from ecstfl_cli.errors import EcstflError
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "pi-heif": "pi_heif"}
 WHAT_EXTRAS_DO = {"export": "`ecstfl export` to ONNX", "track": "`ecstfl finetune --trackers`"}
 DECODERS = {"h264": "H.264", "hevc": "HEVC", "vp9": "VP9", "av1": "AV1"}
-DRIVER = Path("/proc/driver/nvidia/version")
+CARDS = Path("/proc/driver/nvidia/gpus")
 SHARED_MEMORY = Path("/dev/shm")
 GB = 1e9
 # A batch of 64 clips of 16 frames of 112 pixels has 39 MB; each loader worker has two under way.
@@ -206,16 +207,27 @@ def _gpu() -> Iterator[Finding]:
                 yield Finding("ok", f"{name}; --precision auto is {resolve_precision('auto', device)}")
     elif torch.backends.mps.is_available():
         yield Finding("ok", "mps, of this Apple machine")
-    elif DRIVER.exists() or shutil.which("nvidia-smi"):
+    elif cards := _nvidia_cards():
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         if hidden is not None and hidden.strip() in ("", "-1"):
             yield Finding("note", f"hidden: CUDA_VISIBLE_DEVICES is {hidden!r}", "Unset it to use the GPU.")
         else:
             built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs only"
-            found = f"there is an NVIDIA driver, but torch {torch.__version__}, built for {built}, finds no GPU"
-            yield Finding("broken", found, OTHER_TORCH)
+            found = f"{cards}, which torch {torch.__version__}, built for {built}, does not find"
+            yield Finding("broken" if torch.version.cuda else "note", found, OTHER_TORCH)
     else:
         yield Finding("ok", "none; models run on the CPU")
+
+
+def _nvidia_cards() -> str:
+    """The NVIDIA cards that the driver sees, in words; empty where there are none, or no driver."""
+    if not shutil.which("nvidia-smi"):
+        return f"{len(list(CARDS.iterdir()))} NVIDIA cards" if CARDS.is_dir() and any(CARDS.iterdir()) else ""
+    try:
+        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):  # As on a machine for logging in, which has the tool and no card.
+        return ""
+    return ", ".join(line.partition(" (UUID")[0] for line in told.splitlines() if line.startswith("GPU "))
 
 
 def _disk() -> Iterator[Finding]:

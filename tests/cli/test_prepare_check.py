@@ -71,6 +71,14 @@ def test_a_label_map_does_not_overrule_the_manifest(cli, leaking, tmp_path) -> N
     assert not (tmp_path / "other").exists()
 
 
+def test_a_label_map_is_for_the_lists_that_need_it(cli, leaking, tmp_path) -> None:
+    cli("prepare", "--data-root", leaking.root, "--label-map", "dfew", "--name", "known", cwd=tmp_path)
+    cli("prepare", "--data-root", leaking.root, "--name", "bare", cwd=tmp_path)
+    lists = ["annotation/known_train.csv", "annotation/bare_test.csv"]
+    result = cli("prepare", "--check", "--check-faces", "0", *lists, "--label-map", "fer2013", "--json", cwd=tmp_path)
+    assert json.loads(result.stdout)["name"], result.stderr
+
+
 def test_clean_data_exit_with_zero_and_json_holds_both(cli, tiny_images, tmp_path) -> None:
     root = tiny_images(classes=7, size=32).root
     result = cli(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from importlib import metadata
@@ -111,17 +112,28 @@ def test_a_plugin_that_does_not_load_is_named(one, fake_distribution) -> None:
     assert last.found.endswith("with those of bad-plug")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the tool is a shell script")
 def test_a_driver_that_torch_cannot_use(one, monkeypatch, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: Tesla T4 (UUID: GPU-1)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(doctor, "DRIVER", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (found,) = one("gpu")
     assert found.state == "broken"
-    assert torch.__version__ in found.found
+    assert found.found.startswith(f"GPU 0: Tesla T4, which torch {torch.__version__}, built for CUDA 13.0,")
     assert "nvidia-smi" in found.advice
     for hidden, state in (("-1", "note"), ("", "note"), ("1", "broken"), ("0,1", "broken")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert [found.state for found in one("gpu")] == [state]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert [found.state for found in one("gpu")] == ["note"], "a torch for CPUs may be meant"
+    # A machine for logging in has the tool, and no card.
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert [(found.state, found.found) for found in one("gpu")] == [("ok", "none; models run on the CPU")]
 
 
 def test_a_gpu_that_torch_sees_and_cannot_compute_on(one, monkeypatch) -> None:

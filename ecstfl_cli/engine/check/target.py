@@ -123,7 +123,7 @@ def _of_files(files: Sequence[Path], out: Path, wanted: str | None) -> CheckTarg
     listed = []
     for file in files:
         manifest = found[str(file)]
-        if wanted and all(found.values()):
+        if wanted and all(one and one["label_map"] for one in found.values()):
             _require_one_map(file, wanted, manifest)
         name = (manifest["label_map"] if manifest else None) or wanted
         listed.append(

@@ -136,7 +136,7 @@ def check_name(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     left = {key: file for key, file in (old["files"] if old else {}).items() if Path(file).name not in new_files}
     if old is None or not left:
         return dict(manifest)
-    told_apart = ("data_root", "modality", "label_map", "options")
+    told_apart = ("data_root", "modality", "label_map", *(["options"] if "options" in manifest else []))
     if any((old.get(key) or None) != (manifest.get(key) or None) for key in told_apart):
         told = [f"data root {old.get('data_root')}", f"label map {old.get('label_map')}"]
         told += [f"options {old['options']}"] if old.get("options") else []

@@ -217,11 +217,10 @@ def _new_folder() -> Path:
     """A folder of this command alone, also where many are started at once."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     try:
-        RESULTS.mkdir(parents=True, exist_ok=True)
         for n in count():
             folder = RESULTS / (stamp if n == 0 else f"{stamp}-{n}")
             with suppress(FileExistsError):
-                folder.mkdir()
+                folder.mkdir(parents=True)  # Another command may have removed them, empty, in between.
                 return folder
     except OSError as error:
         raise OutputError.of(RESULTS, error) from error

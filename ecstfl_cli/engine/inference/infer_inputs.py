@@ -80,7 +80,7 @@ def gather(inputs: Sequence[Path], source: Source) -> list[Sample]:
             f"The model takes {KIND[source.modality]}: {SUFFIXES[source.modality]} path files. Another is named with "
             "--model. A list of photographs and videos, one a line, is read by `ecstfl infer - < LIST`.",
         )
-    recorded = [_manifest_label_map(path) for path in inputs]
+    recorded = [recorded_label_map(path) for path in inputs]
     if source.data_label_map and all(recorded):  # For lists of which `prepare` recorded none it is needed.
         for path in inputs:
             manifest = read_manifest_for(path)
@@ -141,7 +141,8 @@ def _joined(path: Path, own_map: LabelMap, source: Source) -> Join:
     return joined
 
 
-def _manifest_label_map(path: Path) -> LabelMap | None:
+def recorded_label_map(path: Path) -> LabelMap | None:
+    """The label map of a path file as `prepare` recorded it, if it did."""
     manifest = read_manifest_for(path)
     return label_map_from(manifest["label_map"]) if manifest and manifest["label_map"] else None
 

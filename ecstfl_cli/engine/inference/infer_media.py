@@ -153,19 +153,25 @@ def infer_media(
         if job is None:
             as_videos = settings.frame_rate is not None or recogniser.model.input.modality == "video"
 
+            looked_for: list[str] = []
+
             def find() -> Found:
                 listed = read_list(stdin, null) if stdin else []
                 named = [name for name in settings.inputs if name != "-"]
-                return find_sources(named, listed=listed, camera=settings.camera, folders_are_videos=as_videos)
+                found = find_sources(named, listed=listed, camera=settings.camera, folders_are_videos=as_videos)
+                looked_for.extend(source.name for source in found.sources)
+                return found
 
             model = recogniser.model
             about = {**model_summary(model), "card": model.card, "measured": model.measured}
             try:
                 job, found = Job.open(folder, settings, about, find, shard)
             except FinishedError:  # By the other shards, where nothing was left for this one.
-                if shard.count > 1 and (finished := _finished(folder, settings, model)):
-                    return finished
-                raise
+                finished = _finished(folder, settings, model) if shard.count > 1 else None
+                if finished is None or [source.name for source in finished.sources] != looked_for:
+                    raise
+                reporter.note(f"{folder} is finished already")
+                return finished
             _tell_found(job, found, reporter)
         elif job.settings.weights == settings.weights:
             _tell_found(job, None, reporter)
@@ -177,7 +183,8 @@ def infer_media(
         try:
             _look(job, recogniser, compute, on_live, reporter)
         except BaseException as error:
-            if shard.count == 1 and not job.done():
+            # What another process has begun it may be working at.
+            if shard.count == 1 and job.is_begun_here and not job.done():
                 if not had_copies:
                     shutil.rmtree(copies, ignore_errors=True)
                 job.remove()
@@ -386,6 +393,7 @@ def _put_together_by_another(job: Job) -> MediaResult:
         written = json.loads(path.read_text(encoding="utf-8"))["sources"]
     except FileNotFoundError as error:
         raise DataError("no source could be looked at", "The part that was done last has said why.") from error
+    shutil.rmtree(job.folder, ignore_errors=True)  # What this process has begun while that one removed it.
     sources = [SourceSummary.from_dict(source) for source in written]
     return MediaResult(job.out, job.labels, job.model, job.settings, sources)
 
@@ -421,6 +429,9 @@ def _remove_partial_copies(job: Job) -> None:
     if not job.settings.annotate or not copies.is_dir():
         return
     whole = {path for path in copies.rglob("*") if not _PARTIAL.fullmatch(path.name)}
+    named = {Path(source.name).name for source in job.sources}
     for path in copies.rglob("*"):
+        if path.name in named:  # Somebody's picture may be called so.
+            continue
         if (found := _PARTIAL.fullmatch(path.name)) and path.with_name(found[1] + found[2]) in whole:
             path.unlink(missing_ok=True)

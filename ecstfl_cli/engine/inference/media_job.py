@@ -131,7 +131,7 @@ class Job:
         shard: Shard,
         begun_in: str = "",
     ) -> None:
-        self.begun_in = begun_in
+        self.begun_in, self.is_begun_here = begun_in, False
         self.out, self.settings, self.model, self.shard = out, settings, dict(model), shard
         self.sources = tuple(sources)
         self.units = _units(self.sources)
@@ -162,6 +162,7 @@ class Job:
         begun = _begin(out, settings, model, found.sources)
         # Of several processes that begin at once, all go by what is there now.
         job = cls._load(out, shard)
+        job.is_begun_here = begun
         if not begun:
             job._require(settings)
         return job, found
@@ -348,9 +349,11 @@ def _begin(out: Path, settings: MediaSettings, model: Mapping[str, Any], sources
             for _ in range(round(BEGINS_WITHIN / 0.05)):
                 if is_unfinished(out):
                     return False
+                if (out / RESULT).exists():
+                    break
                 time.sleep(0.05)
         if (out / RESULT).exists():
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             raise FinishedError(f"{out} holds a result by now", "Name another folder with --out, or remove it.")
     except OSError as error:
         raise OutputError.of(folder, error) from error

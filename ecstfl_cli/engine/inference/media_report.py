@@ -36,12 +36,14 @@ def write_media_report(job: Job, sources: list[SourceSummary], path: Path) -> No
             pictures = next(thumbnails, [])
             if source.kind == "image":  # No more than are shown: there may be very many.
                 pictures = pictures if pictured < GALLERY else []
-                pictured += len(pictures)
             problems = [source.problem] if source.problem else []
             own = list(islice(rows, source.rows))
             # A video of which nothing could be read has no duration: it is no picture, either.
             duration = None if source.kind == "image" else source.duration or 0.0
-            reports.append(source_report(source.name, own, duration, pictures, problems, read=not source.failed))
+            report = source_report(source.name, own, duration, pictures, problems, read=not source.failed)
+            if source.kind == "image":
+                pictured += sum(bool(face.thumbnails) for face in report.faces)
+            reports.append(report)
     write_report(path, reports, job.labels.names, _model_facts(job), asdict(job.settings))
 
 

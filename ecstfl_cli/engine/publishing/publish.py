@@ -29,6 +29,7 @@ from ecstfl_cli.components.calibration import (
 from ecstfl_cli.components.metrics import Metrics
 from ecstfl_cli.engine.evaluate import Predictions
 from ecstfl_cli.engine.inference.infer import infer
+from ecstfl_cli.engine.inference.infer_inputs import recorded_label_map
 from ecstfl_cli.engine.publishing.model_card import Calibration, read_card, write_card
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.weights.checkpoint import Checkpoint, save_checkpoint
@@ -96,7 +97,9 @@ def publish(
     bias = np.zeros(len(checkpoint.labels))
     of_bias: dict[str, Any] = {}
     if bias_files:
-        predictions, bias, of_bias = _biased(predictions, looked_at(bias_files))
+        # The label map is for the lists that need it, which may be the first ones only.
+        of_lists = label_map if any(recorded_label_map(Path(file)) is None for file in bias_files) else None
+        predictions, bias, of_bias = _biased(predictions, looked_at(bias_files, label_map=of_lists))
     metrics, calibration = predictions.metrics(), _calibrate(predictions)
     spec = checkpoint.input
     if face_crop:

@@ -197,6 +197,7 @@ class _Training:
     def _epoch(self, watch: Watch) -> None:
         progress, train, per_epoch = self.progress, self.recipe.train, len(self.loaders.order)
         limit = train.max_steps or train.epochs * per_epoch
+        self._write(self.writer.unfinish)
         steps = min(per_epoch, limit - progress.epoch * per_epoch)
         row: dict[str, Any] = {"epoch": progress.epoch + 1}
         row |= self.trainer.train_epoch(progress, self.loaders.train, steps, watch, self._save)

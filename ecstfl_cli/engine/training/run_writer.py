@@ -54,11 +54,7 @@ class RunWriter:
     _plotted: float = field(default=-PLOT_EVERY_SECONDS, init=False)
 
     def begin(self, progress: Progress, settings: Mapping[str, Any]) -> None:
-        """Before the first step. On resuming, what a kill may have left unwritten or damaged is written again.
-
-        A run is finished where it has metrics.json: one that goes on has none until it is finished again.
-        """
-        self.run.metrics.unlink(missing_ok=True)
+        """Before the first step. On resuming, what a kill may have left unwritten or damaged is written again."""
         if not progress.rows or progress.epoch < self.recipe.train.epochs:  # A finished run keeps what made it.
             write_text(self.run.recipe, dump(self.recipe))
         found = environment(self.device) | dict(settings) | {"data": self.data.summary(self.labels)}
@@ -119,6 +115,10 @@ class RunWriter:
     def state(self, state: SavedState) -> None:
         """What the run continues from. Raises CheckpointError where it cannot be written."""
         save_state(self.run.states, state)
+
+    def unfinish(self) -> None:
+        """A run is finished where it has metrics.json: one that goes on has none until it is finished again."""
+        self.run.metrics.unlink(missing_ok=True)
 
     def epoch(self, progress: Progress, weights: Mapping[str, Tensor], predictions: Mapping[str, Predictions]) -> None:
         """At the end of an epoch: checkpoints, metrics.csv, now and then plots."""

@@ -122,12 +122,18 @@ class Trainer:
         load_network(self.network, state["network"])
         self.objective.load_state_dict(state["objective"])
         own = [dict(group) for group in self.optimizer.param_groups]
-        load_optimizer(self.optimizer, state["optimizer"])
+        saved = state["optimizer"]
+        # Whether all is updated in one kernel is this machine's, and decides where torch puts what it loads.
+        groups = [
+            {**group, **{key: before[key] for key in ("fused", "foreach") if key in before}}
+            for group, before in zip(saved["param_groups"], own, strict=True)
+        ]
+        load_optimizer(self.optimizer, {**saved, "param_groups": groups})
         # What the recipe says holds, also where it was changed; the rest of a group may be counters.
         for group, before in zip(self.optimizer.param_groups, own, strict=True):
             group |= {
                 k: before[k]
-                for k in ("lr_scale", "weight_decay", "momentum", "fused", "foreach", *self.recipe.optimizer.args)
+                for k in ("lr_scale", "weight_decay", "momentum", *self.recipe.optimizer.args)
                 if k in before
             }
         if state["scaler"]:  # Another precision has none.

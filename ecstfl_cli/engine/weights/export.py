@@ -160,11 +160,13 @@ def compare(graph: InferenceGraph, exporter: Exporter, path: Path, trials: Itera
 def _as_logits(found: Any, exporter: Exporter, shape: tuple[int, ...]) -> Tensor:
     """What an exporter's `run` returned, as logits. Raises ExportError for anything else."""
     name = type(exporter).__name__
-    if not isinstance(found, np.ndarray):
-        raise ExportError(f"`run` of the exporter {name} returned a {type(found).__name__}", _CONTRACT)
-    if found.shape != shape:
-        raise ExportError(f"`run` of the exporter {name} returned {found.shape}, where logits are {shape}", _CONTRACT)
-    return torch.from_numpy(found)
+    try:
+        array = np.asarray(found, dtype=np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ExportError(f"`run` of the exporter {name} returned no logits: {error}", _CONTRACT) from error
+    if array.shape != shape:
+        raise ExportError(f"`run` of the exporter {name} returned {array.shape}, where logits are {shape}", _CONTRACT)
+    return torch.from_numpy(array)
 
 
 def _apart(theirs: Tensor, ours: Tensor) -> Tensor:
@@ -242,9 +244,10 @@ def _require_classes(comparison: Comparison, tolerance: float) -> None:
 
 def _exporter(format: str) -> Exporter:
     found = registry.load("exporters", format)
-    if problem := contract_problem("exporters", found):
+    exporter = found() if isinstance(found, type) else found
+    if problem := contract_problem("exporters", exporter):
         raise ExportError(f"exporter {format!r} {problem}", _CONTRACT)
-    return found() if isinstance(found, type) else found
+    return exporter
 
 
 def _ending(suffix: str) -> str:

@@ -313,6 +313,24 @@ def test_of_two_commands_that_begin_in_one_folder_the_later_one_is_refused(
         look("a.png")
 
 
+def test_who_joins_a_job_and_is_stopped_leaves_it(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may be at work in it, though nothing is done yet."""
+    picture("a.png")
+    looking, within = infer_media._look, []
+
+    def looks(*words: Any) -> None:
+        if within:
+            raise KeyboardInterrupt
+        within.append(True)
+        with pytest.raises(KeyboardInterrupt):
+            look("a.png")
+        looking(*words)
+
+    monkeypatch.setattr(infer_media, "_look", looks)
+    assert look("a.png").finished
+    assert table()["source"].tolist() == ["a.png"]
+
+
 def test_a_result_that_came_in_the_meantime_is_not_overwritten(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     picture("a.png")
     picture("b.png")

@@ -175,3 +175,8 @@ def test_lists_of_other_options_are_not_mixed_into_one_manifest(tiny_images: Cal
     assert sorted((tmp_path / "out").iterdir()) == there
     assert len(prepared(3, name="three").manifest["files"]) == 3
     assert len(prepared(4).manifest["files"]) == 4
+    # A list of it that is re-rooted knows nothing of options.
+    listed = tmp_path / "out" / "folded_fold0_test.csv"
+    assert (
+        len(reroot_files([listed], data.root, name="folded", out=tmp_path / "out", reporter=Reporter()).rerooted) == 1
+    )

@@ -198,9 +198,17 @@ class Exporter:
         return logits.detach().numpy()
 """
 MISTAKES = {
-    "run gives what a session does": ("return logits.detach().numpy()", "return [logits.detach().numpy()]", "a list"),
-    "run gives both": ("return logits.detach().numpy()", "return (logits.detach(), probs)", "returned a tuple"),
-    "run gives a tensor": ("return logits.detach().numpy()", "return logits.detach()", "returned a Tensor"),
+    "run gives what a session does": (
+        "return logits.detach().numpy()",
+        "return [logits.detach().numpy()]",
+        r"returned \(1, 1, 7\), where logits are",
+    ),
+    "run gives both": (
+        "return logits.detach().numpy()",
+        "return (logits.detach(), probs.detach())",
+        r"returned \(2, 1, 7\), where",
+    ),
+    "run gives words": ("return logits.detach().numpy()", "return ['happy']", "returned no logits"),
     "another shape": (".numpy()", ".numpy()[:, :2]", r"returned \(1, 2\), where logits are \(1, 7\)"),
     "nothing written": ('path.write_text("x")', "pass", "has written nothing"),
     "no suffix": ('suffix = ".pt2x"', "", "has no suffix"),
@@ -218,6 +226,14 @@ def test_mistakes_of_an_exporter_plugin_are_named(case, fake_distribution, tmp_p
     with pytest.raises(ExportError, match=message):
         export(checkpoint, format="other", reporter=Reporter())
     assert not (tmp_path / "m.pt2x").exists()
+
+
+def test_an_exporter_may_have_its_suffix_made_and_return_a_tensor(fake_distribution, tmp_path):
+    source = PLUGIN.replace('suffix = ".pt2x"', "def __init__(self): self.suffix = '.pt2x'").replace(".numpy()", "")
+    source = source.replace("torch.from_numpy(frames", "torch.as_tensor(frames")
+    fake_distribution("other", {"exporters": {"other": "other_mod:Exporter"}}, {"other_mod.py": source})
+    checkpoint = save_small_model(tmp_path / "m.safetensors", "img")
+    assert export(checkpoint, format="other", reporter=Reporter()).path == tmp_path / "m.pt2x"
 
 
 def test_only_what_infer_opens_is_proposed_for_it(cli, fake_distribution, tmp_path):
