@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ecstfl_cli.engine.inference.infer_media import MediaResult
+from ecstfl_cli.engine.inference.media_result import MediaResult
 from tests.drawn_faces import write_frames
 
 Look = Callable[..., MediaResult]

@@ -165,7 +165,8 @@ def _look(
 ) -> None:
     """Videos, images and streams: look at them, or put parts together, and show the result."""
     from ecstfl_cli.cli.infer_screen import LiveScreen, print_lines, print_media_json, print_media_result, tell_part
-    from ecstfl_cli.engine.inference.infer_media import infer_media, merge, parse_shard
+    from ecstfl_cli.engine.inference.infer_media import infer_media, parse_shard
+    from ecstfl_cli.engine.inference.media_result import merge
 
     as_json, live = "json" in settings.formats, False
 

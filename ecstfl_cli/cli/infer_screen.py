@@ -12,7 +12,7 @@ from ecstfl_cli.cli import console
 from ecstfl_cli.wording import clock, counted
 
 if TYPE_CHECKING:
-    from ecstfl_cli.engine.inference.infer_media import MediaResult
+    from ecstfl_cli.engine.inference.media_result import MediaResult
     from ecstfl_cli.engine.inference.results import FaceResult
     from ecstfl_cli.engine.inference.source_summary import FaceSummary, SourceSummary
     from ecstfl_cli.labels import LabelMap
@@ -22,7 +22,7 @@ SOURCES, FACES, CLASSES, PROBLEMS = 20, 5, 3, 20
 
 def print_media_result(result: MediaResult) -> None:
     """Each source's faces with what they show and for how long, all together, problems, and the files."""
-    from ecstfl_cli.engine.inference.infer_media import describe_problem
+    from ecstfl_cli.engine.inference.media_result import describe_problem
 
     names = result.labels.names
     for source in result.sources[:SOURCES]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ecstfl_cli.engine.inference.infer_media import Compute, MediaResult, MediaSettings, infer_media
+from ecstfl_cli.engine.inference.infer_media import Compute, MediaSettings, infer_media
+from ecstfl_cli.engine.inference.media_result import MediaResult
 from ecstfl_cli.engine.reporter import Reporter
 from tests.looking import Look
 from tests.small_model import save_small_model

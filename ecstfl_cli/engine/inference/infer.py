@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +22,14 @@ from ecstfl_cli.engine.inference.infer_inputs import (
     lists_media,
     modality_of_inputs,
 )
+from ecstfl_cli.engine.inference.result_folder import require_no_result, result_folder
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.runtime import loader_workers
 from ecstfl_cli.engine.weights.model_source import InferenceModel, default_model, open_model
-from ecstfl_cli.errors import CheckpointError, DataError, EcstflError, OutputError
+from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
 from ecstfl_cli.files import complete_file
 from ecstfl_cli.labels import LabelMap
 from ecstfl_cli.media.sinks import prediction_rows, write_predictions
-
-RESULTS = Path("runs") / "infer"
-_RESULT_FILES = (
-    "predictions.csv",
-    "predictions.json",
-    "predictions.parquet",
-    "summary.json",
-    "metrics.json",
-    "confusion.png",
-    "rejects*.csv",
-)
 
 
 @dataclass(frozen=True)
@@ -183,48 +170,6 @@ def require_modality(model: InferenceModel, modality: Modality | None) -> None:
             f"--type {modality} asks for {KIND[modality]}, but {model.source} takes {KIND[model.input.modality]}",
             f"Leave --type out, or name a model for {KIND[modality]} with --model.",
         )
-
-
-@contextmanager
-def result_folder(out: Path | None) -> Iterator[Path]:
-    """The folder to write to: `out`, or a new one that no other command takes. It is gone again where it stays empty.
-
-    Raises EcstflError where it holds an earlier result.
-    """
-    ours = out is None or not out.exists()
-    folder = _new_folder() if out is None else out
-    if folder.exists() and not folder.is_dir():
-        raise EcstflError(f"--out {folder} is a file", "Name a folder.")
-    require_no_result(folder)
-    try:
-        yield folder
-    finally:
-        with suppress(OSError):  # What holds something is not removed.
-            for empty in ([folder] if ours else []) + ([RESULTS, RESULTS.parent] if out is None else []):
-                empty.rmdir()
-
-
-def require_no_result(folder: Path, patterns: Sequence[str] = _RESULT_FILES) -> None:
-    """Raises EcstflError where a folder holds an earlier result."""
-    earlier = sorted(path.name for pattern in patterns for path in folder.glob(pattern))
-    if earlier:
-        raise EcstflError(
-            f"{folder} holds an earlier result: {', '.join(earlier)}", "Name another folder with --out, or remove it."
-        )
-
-
-def _new_folder() -> Path:
-    """A folder of this command alone, also where many are started at once."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    try:
-        for n in count():
-            folder = RESULTS / (stamp if n == 0 else f"{stamp}-{n}")
-            with suppress(FileExistsError):
-                folder.mkdir(parents=True)  # Another command may have removed them, empty, in between.
-                return folder
-    except OSError as error:
-        raise OutputError.of(RESULTS, error) from error
-    raise AssertionError
 
 
 def _write(result: InferResult, formats: Sequence[str]) -> None:

@@ -137,9 +137,9 @@ def _completed(
 
 
 def _alone(job: Job, unit: Unit, make: Callable[[int], Worker]) -> list[SourceSummary]:
-    """A unit in a process of its own; where that dies, too, each half of it, until it is one source that has it die.
+    """A unit in a process of its own; where that dies, too, its halves, and so on.
 
-    That source has this problem and no rows.
+    A source whose own process dies has that problem, and no rows.
     """
     try:
         with _pool(make, 1) as pool:

@@ -19,13 +19,13 @@ from ecstfl_cli.components.transforms import resize
 from ecstfl_cli.engine.evaluate import NO_NUMBERS_HINT
 from ecstfl_cli.engine.inference.defaults import BATCH_SIZE, DETECT_EVERY, SMOOTHING, STRIDE, WINDOW
 from ecstfl_cli.engine.inference.face_windows import FaceWindows, look_at_windows
+from ecstfl_cli.engine.inference.pictures import in_batches, picture_pixels, read_pictures
 from ecstfl_cli.engine.inference.results import FaceResult, Problem, Results
 from ecstfl_cli.engine.inference.smoothing import Looked, smoothed
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.engine.weights.model_source import InferenceModel, open_model, shipped_model
 from ecstfl_cli.errors import CheckpointError, DataError, EcstflError
 from ecstfl_cli.labels import LabelMap
-from ecstfl_cli.media.decode import pillow_pixels, read_image
 from ecstfl_cli.media.faces import MOST_BETWEEN
 from ecstfl_cli.media.faces.cropping import crop_faces
 from ecstfl_cli.media.faces.finding import PHOTO_SIZES, VIDEO_SIZES, FaceFinder
@@ -43,9 +43,6 @@ TINY = range(16, 129)
 AHEAD = 16
 # Seconds between frames that faces are detected in, at most: a track that nothing is seen of for one second is lost.
 DETECTED_WITHIN = 0.5
-# Pictures that are searched and recognised at a time: so many, or so few that their pixels take so many bytes.
-IMAGES = 32
-IMAGE_BYTES = 128 << 20
 
 
 class Seen(NamedTuple):
@@ -178,7 +175,7 @@ class Recogniser:
         """Results of arrays (H, W, 3) uint8 RGB, or Pillow images, that are the frames of one video at `fps`."""
         if not 0 < fps < inf:
             raise EcstflError(f"fps is {fps}", "It must be a number above 0.")
-        timed = (VideoFrame(i, i / fps, _pixels(f"frame {i}", frame)) for i, frame in enumerate(frames))
+        timed = (VideoFrame(i, i / fps, picture_pixels(f"frame {i}", frame)) for i, frame in enumerate(frames))
         return self._collected(self.see_frames(timed, source), source)
 
     def stream(self, source: str | Path, **options: Any) -> Iterator[FaceResult]:
@@ -246,7 +243,7 @@ class Recogniser:
             for name, _ in named:
                 yield name, DataError(f"{name} is a still, and the model is for clips", "Name a model for stills."), []
             return
-        for batch in prefetched(_image_batches(_read(named)), 1):
+        for batch in prefetched(in_batches(read_pictures(named)), 1):
             pixels = [image for _, image in batch if not isinstance(image, DataError)]
             found = iter(self._faces_in(pixels))
             faces = [[] if isinstance(image, DataError) else next(found) for _, image in batch]
@@ -354,47 +351,6 @@ class Recogniser:
             return resize(np.require(pixels[None], requirements=["C", "W"]), spec.size, spec.resize)
         crops = crop_faces(pixels, faces, self.crop)
         return crops if self.crop.size == spec.size else resize(crops, spec.size, spec.resize)
-
-
-def _read(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Pixels | DataError]]:
-    for name, image in named:
-        try:
-            yield name, _pixels(name, image)
-        except DataError as error:
-            yield name, error
-
-
-def _image_batches(
-    images: Iterable[tuple[str, Pixels | DataError]],
-) -> Iterator[list[tuple[str, Pixels | DataError]]]:
-    """Lists of images; of large photographs fewer, because three lists are in memory at a time."""
-    batch: list[tuple[str, Pixels | DataError]] = []
-    size = 0
-    for name, image in images:
-        batch.append((name, image))
-        size += image.nbytes if isinstance(image, np.ndarray) else 0
-        if len(batch) == IMAGES or size >= IMAGE_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _pixels(name: str, image: Any) -> Pixels:
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        return pillow_pixels(image, name)
-    if isinstance(image, bytes):
-        raise DataError(
-            f"{name} is bytes", "Give a path, an array, or a Pillow image: Image.open(io.BytesIO(content))."
-        )
-    array = np.asarray(image)
-    if array.ndim == 2:
-        array = np.stack([array] * 3, axis=-1)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
-        raise DataError(f"{name} is an array {array.shape} of {array.dtype}", "Give (H, W, 3) uint8 RGB.")
-    return np.ascontiguousarray(array)  # OpenCV's BGR turned round by [..., ::-1] runs backwards.
 
 
 def _within(seconds: float, frames: Sequence[VideoFrame]) -> int:

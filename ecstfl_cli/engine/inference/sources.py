@@ -67,7 +67,7 @@ class Found:
         """One line: how many sources of which kind."""
         words = {"image": "image", "video": "video", "frames": "frame folder", "stream": "stream", "camera": "camera"}
         counts = Counter(source.kind for source in self.sources)
-        return ", ".join(f"{counted(n, words[kind])}" for kind, n in counts.items()) or "nothing"
+        return ", ".join(counted(n, words[kind]) for kind, n in counts.items()) or "nothing"
 
     def describe_passed_over(self) -> str:
         """One line: how many files were passed over, by ending; empty where none was."""

@@ -383,9 +383,9 @@ def test_a_video_that_ends_early_keeps_its_rows_and_says_so(look: Look) -> None:
 
 
 def test_a_bug_in_one_image_is_a_problem_of_that_image(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ecstfl_cli.engine.inference import recogniser
+    from ecstfl_cli.engine.inference import pictures
 
-    read = recogniser.read_image
+    read = pictures.read_image
 
     def broken(path: Path) -> np.ndarray:
         if path.name == "1.png":
@@ -393,7 +393,7 @@ def test_a_bug_in_one_image_is_a_problem_of_that_image(look: Look, monkeypatch: 
         return read(path)
 
     small_batch()
-    monkeypatch.setattr(recogniser, "read_image", broken)
+    monkeypatch.setattr(pictures, "read_image", broken)
     result = look("d/0.png", "d/1.png", "d/2.png")
     assert table()["source"].tolist() == ["d/0.png", "d/2.png"]
     assert [name for name, _ in result.problems] == ["d/1.png"]

@@ -19,10 +19,11 @@ import pytest
 
 from ecstfl_cli.cli import console
 from ecstfl_cli.engine.inference import infer_media
-from ecstfl_cli.engine.inference.infer import result_folder
-from ecstfl_cli.engine.inference.infer_media import merge, parse_shard, put_together
+from ecstfl_cli.engine.inference.infer_media import parse_shard
 from ecstfl_cli.engine.inference.media_job import Job, Shard
+from ecstfl_cli.engine.inference.media_result import merge, put_together
 from ecstfl_cli.engine.inference.media_worker import Worker
+from ecstfl_cli.engine.inference.result_folder import result_folder
 from ecstfl_cli.engine.reporter import Reporter
 from ecstfl_cli.errors import EcstflError
 from tests.dying_worker import DEADLY, dying_worker
