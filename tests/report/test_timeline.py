@@ -132,12 +132,12 @@ def test_a_long_timeline_is_drawn_with_fewer_points_that_keep_the_means():
 
 def test_rounded_times_of_rows_keep_the_thumbnails_of_their_segments():
     """Rows come from a table with four decimals; thumbnails have the times of the frames."""
-    rows = shown(*[(k % 3, 1.0) for k in range(24)], fps=30)
+    rows = shown(*[(k % 3, 31 / 30) for k in range(24)], fps=30)
     starts = [segment.start for segment in timelines(rows)[0].segments]
     kept = [Thumbnail(row.time, 0, int(np.argmax(row.probs)), 0.8, b"") for row in rows if row.time in starts]
     assert len(kept) == 24
     rounded = [Row(round(row.time, 4), row.probs) for row in rows]
-    assert len(source_report("a", rounded, 24.0, kept).faces[0].thumbnails) == 24
+    assert len(source_report("a", rounded, 24.8, kept).faces[0].thumbnails) == 24
 
 
 @pytest.mark.parametrize("step", [0.04, 3.0])

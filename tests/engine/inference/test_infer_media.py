@@ -315,10 +315,16 @@ def test_a_frame_before_damage_is_kept(look: Look) -> None:
 
 def test_frames_of_other_sizes_than_the_first_are_treated_like_it(look: Look) -> None:
     """A small square picture among large ones is searched for faces as they are, not taken for one."""
+    face = Image.fromarray(drawn_scene((1,))[0])
+    face.thumbnail((110, 110))
     for n, size in enumerate((300, 300, 120, 300)):
-        Image.new("RGB", (size, size)).save(Path(picture(f"d/{n}.png", n)))
-    (source,) = look("d", frame_rate=10.0, faces="auto", detect_every=1).sources
-    assert (source.problem, source.frames, source.rows) == ("", 4, 0)
+        frame = Image.new("RGB", (size, size), "grey")
+        frame.paste(face)
+        frame.save(Path(picture(f"d/{n}.png", n)))
+    look("d", frame_rate=10.0, faces="auto", detect_every=1, smoothing=0.0)
+    look("d", frame_rate=10.0, faces=True, detect_every=1, smoothing=0.0, out=Path("found"))
+    assert table()["frame"].tolist() == [0, 1, 2, 3]
+    pd.testing.assert_frame_equal(table(), table("found"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")

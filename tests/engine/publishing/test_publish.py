@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,33 @@ def test_a_bias_of_each_class_is_folded_in_and_the_card_says_what_it_did(
     assert (before.predicted != 0).all()
     assert f"Without it: WAR {done.bias['war_before']:.2f}" in done.card.read_text(encoding="utf-8")
     assert load_native(out).metrics["published"]["bias"]["samples"] == len(before.target)
+
+
+def test_a_label_map_is_for_the_lists_that_need_it(
+    model: Path, card: Path, tiny_images: Callable, tmp_path: Path
+) -> None:
+    """The bias is fitted on lists that `prepare` wrote, the probabilities on one of another order that it did not."""
+    data = tiny_images(classes=3, per_class=4)
+    other = LabelMap("other", ("neutral", "sad", "happy"))
+    listed = {key: replace_labels(getattr(data, key), order) for key, order in (("train", "012"), ("test", "210"))}
+    about = {"format": "ecstfl-annotation/1", "name": "known", "label_map": list(LABELS.names), "written_at": "0"}
+    (data.root / "known.json").write_text(json.dumps({**about, "files": {"train": data.train.name}}))
+    out = tmp_path / "mine.safetensors"
+    done = publish(
+        model, [listed["test"]], card=card, out=out, bias_files=[listed["train"]], label_map=other, device="cpu",
+        reporter=Reporter(),
+    )  # fmt: skip
+    same = infer([listed["test"]], model=out, label_map=other, device="cpu", out=tmp_path / "o", reporter=Reporter())
+    assert done.metrics.war == pytest.approx(same.metrics.war)
+    assert done.bias is not None
+
+
+def replace_labels(listed: Path, order: str) -> Path:
+    """A path file whose label i is the i-th of `order` from now on."""
+    header, *rows = listed.read_text().splitlines()
+    lines = [f"{path},{order[int(label)]}" for path, label in (row.rsplit(",", 1) for row in rows)]
+    listed.write_text("\n".join([header, *lines]) + "\n")
+    return listed
 
 
 def test_a_model_of_grey_pictures_sees_the_brightness_of_colours(
